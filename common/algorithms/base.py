@@ -1,0 +1,63 @@
+"""The interface of a meta-learner: pure functions of its meta-parameters.
+
+The federation does not care which learner it carries: it moves a gradient of `Params`, whatever they
+are (initial weights, an embedding, a generator, step sizes).
+"""
+
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clinimeta.common.models.base import Model
+from clinimeta.common.tasks.episode import Episode, Examples
+from clinimeta.common.tasks.objective import Objective
+from clinimeta.common.typing import Inputs, Params
+
+A = TypeVar("A")
+"""What a learner makes of a support set: fast weights, prototypes, generated weights."""
+
+
+class MetaLoss(NamedTuple):
+    """A task's meta-loss, and the query outputs it was taken on (for the metrics)."""
+
+    loss: Float[Tensor, ""]
+    outputs: Float[Tensor, "query outputs"]
+
+
+class MetaLearner(Protocol[A]):
+    """Adapts to a task from its support set. Every method is pure and works under `vmap` and `grad`."""
+
+    @property
+    def model(self) -> Model:
+        """The network that the learner adapts or embeds with."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What its tasks optimise."""
+        ...
+
+    def init(self, rng: torch.Generator) -> Params:
+        """Fresh meta-parameters, all of them, in one flat mapping."""
+        ...
+
+    def adapt(self, params: Params, support: Examples) -> A:
+        """The inner loop: what the learner makes of a support set (run by the site)."""
+        ...
+
+    def predict(self, params: Params, adapted: A, inputs: Inputs) -> Float[Tensor, "rows outputs"]:
+        """Outputs for new rows after adaptation."""
+        ...
+
+    def meta_loss(self, params: Params, episode: Episode) -> MetaLoss:
+        """What the outer loop minimises; its gradient in `params` is the meta-gradient."""
+        ...
+
+
+def query_loss(learner: MetaLearner[A], params: Params, episode: Episode) -> MetaLoss:
+    """The usual meta-loss: adapt on the support set, be judged on the query set."""
+    adapted = learner.adapt(params, episode.support)
+    outputs = learner.predict(params, adapted, episode.query.inputs)
+    return MetaLoss(learner.objective.loss(outputs, episode.query), outputs)

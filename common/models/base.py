@@ -1,0 +1,36 @@
+"""The interface of a model: a frozen description that makes weights and applies them."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clinimeta.common.typing import Inputs, Params
+
+
+class Model(Protocol):
+    """A network. Its weights live outside, so that an inner loop can change them."""
+
+    @property
+    def outputs(self) -> int:
+        """Width of the output."""
+        ...
+
+    def init(self, rng: torch.Generator) -> Params:
+        """Fresh weights."""
+        ...
+
+    def apply(self, params: Params, inputs: Inputs) -> Float[Tensor, "rows outputs"]:
+        """The network's outputs for every row."""
+        ...
+
+
+def init_linear(inputs: int, outputs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight `[inputs, outputs]` and bias `[outputs]`, uniform within 1/sqrt(inputs), as torch's own layer."""
+    bound = inputs**-0.5
+
+    def draw(*shape: int) -> Tensor:
+        return (torch.rand(*shape, generator=rng) * 2 - 1) * bound
+
+    return draw(inputs, outputs), draw(outputs)

@@ -1,0 +1,319 @@
+"""A study: everything that a run depends on, in one TOML file, and the plan that a site gets of it.
+
+A study has arms (ways to learn, compared on the same patients) and evaluations (where and with how
+many labelled patients they are judged). Each arm inherits the study's `[model]`, `[episodes]` and
+`[training]` and overrides what it names.
+"""
+
+import functools
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from clinimeta.common.algorithms import ALGORITHMS
+from clinimeta.common.algorithms.base import MetaLearner
+from clinimeta.common.applications import APPLICATIONS
+from clinimeta.common.errors import StudyError, nearest
+from clinimeta.common.metrics import SCORES
+from clinimeta.common.models import MODELS
+from clinimeta.common.optim import OuterSettings
+from clinimeta.common.settings import Settings, parse
+from clinimeta.common.tasks.sampler import Episodes
+from clinimeta.common.tasks.schema import Schema
+
+Share = Annotated[float, Ge(0), Le(1)]
+Names = Annotated[tuple[str, ...], MinLen(1)]
+
+
+class Choice(BaseModel):
+    """A registered thing by name, with its hyperparameters beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters."""
+        return dict(self.model_extra or {})
+
+
+class Training(Settings):
+    """How one arm is trained: rounds, cohort, outer step, and what a usable answer is.
+
+    A site takes `local_meta_steps` steps of size `local_rate` before it sends the difference; with one
+    step it sends the plain meta-gradient. A round needs answers from `quorum` of its cohort within
+    `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a task) is
+    over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused.
+    """
+
+    rounds: Annotated[int, Ge(0)] = 50
+    cohort_size: Annotated[int, Ge(0)] = 0
+    outer: OuterSettings = OuterSettings()
+    local_meta_steps: Annotated[int, Ge(1)] = 1
+    local_rate: Annotated[float, Gt(0)] = 0.05
+    weighting: Literal["tasks", "rows"] = "tasks"
+    quorum: Annotated[float, Gt(0), Le(1)] = 0.5
+    deadline_s: Annotated[float, Gt(0)] = 120.0
+    attempts: Annotated[int, Ge(1)] = 3
+    max_norm: Annotated[float, Gt(0)] = 1e4
+    max_norm_ratio: Annotated[float, Gt(1)] = 30.0
+
+
+class Arm(Settings):
+    """One way to learn. With `trained_by` it adapts another arm's meta-parameters instead of its own."""
+
+    name: str
+    label: str = ""
+    algorithm: Choice
+    model: Choice
+    episodes: Episodes
+    training: Training
+    trained_by: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return self.label or self.name
+
+
+class Evaluation(Settings):
+    """Where and how the arms are judged.
+
+    `split`: `unseen_sites` holds the last `sites` hospitals out; `site_folds` each hospital once, in
+    `folds`; `leave_one_site_out` one at a time; `own_test_rows` tests every hospital on the rows that
+    the data set's own protocol keeps back. `shots` are support sizes (a class, or rows): a number, "half"
+    (each half of the hospital's rows predicts the other) or "all" (all its training rows). `pooled`
+    scores the rows of all hospitals together instead of the mean over hospitals.
+    """
+
+    name: str
+    title: str = ""
+    split: Literal["unseen_sites", "site_folds", "leave_one_site_out", "own_test_rows"] = "unseen_sites"
+    sites: Annotated[int, Ge(0)] = 0
+    folds: Annotated[int, Ge(2)] = 5
+    shots: Annotated[tuple[Annotated[int, Ge(0)] | Literal["half", "all"], ...], MinLen(1)] = (1, 5, 10, 20)
+    draw: Literal["per_class", "rows"] = "per_class"
+    repeats: Annotated[int, Ge(1)] = 10
+    scores: Names = ("auroc", "accuracy")
+    pooled: bool = False
+    references: tuple[str, ...] = ()
+    curve_every: Annotated[int, Ge(0)] = 0
+    bootstrap: Annotated[int, Ge(100)] = 1000
+
+    @model_validator(mode="after")
+    def _known_scores(self) -> "Evaluation":
+        for name in self.scores:
+            if name not in SCORES:
+                raise ValueError(f"'{name}' is no score; {nearest(name, SCORES)}")
+        return self
+
+
+class Published(Settings):
+    """A row that others published, printed beside ours and labelled as published."""
+
+    evaluation: str
+    method: str
+    source: str
+    values: Mapping[str, float]
+
+
+class Question(Settings):
+    """What a study asks: does one arm beat another at this many shots? The report answers with an interval."""
+
+    evaluation: str
+    arm: str
+    against: str
+    shots: int | Literal["half", "all"]
+    score: str = "auroc"
+
+
+class Faults(Settings):
+    """How often (0 to 1) a simulated site is silent, too slow, fails, or sends a corrupt answer."""
+
+    silent: Share = 0.0
+    slow: Share = 0.0
+    error: Share = 0.0
+    corrupt: Share = 0.0
+
+
+class Study(Settings):
+    """Everything that a run depends on; `primary` is the arm whose model a new hospital adapts."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    application: str = "diagnosis"
+    seeds: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] = (0,)
+    primary: str
+    data: Choice
+    table: Schema
+    arms: Annotated[tuple[Arm, ...], MinLen(1)]
+    evaluations: tuple[Evaluation, ...] = ()
+    questions: tuple[Question, ...] = ()
+    published: tuple[Published, ...] = ()
+    faults: Faults = Faults()
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Study":
+        arms = {arm.name: arm for arm in self.arms}
+        if len(arms) < len(self.arms):
+            raise ValueError("two arms have the same name")
+        evaluations = [e.name for e in self.evaluations]
+        if len(set(evaluations)) < len(evaluations):
+            raise ValueError("two evaluations have the same name")
+        wanted = [("primary", self.primary, arms)]
+        wanted += [(f"trained_by of arm '{a.name}'", a.trained_by, arms) for a in self.arms if a.trained_by]
+        for question in self.questions:
+            wanted += [("arm of a question", question.arm, arms), ("against", question.against, arms)]
+            wanted += [("evaluation of a question", question.evaluation, dict.fromkeys(evaluations))]
+        for where, name, known in wanted:
+            if name not in known:
+                raise ValueError(f"{where}: there is no '{name}'; {nearest(name, known)}")
+        for arm in self.arms:
+            if arm.trained_by and arms[arm.trained_by].trained_by:
+                raise ValueError(f"arm '{arm.name}': '{arm.trained_by}' is not trained itself")
+            if self.table.classes and arm.episodes.ways > len(self.table.classes):
+                raise ValueError(
+                    f"arm '{arm.name}': {arm.episodes.ways} ways, but {len(self.table.classes)} classes"
+                )
+        return self
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name.
+
+        Raises:
+            StudyError: there is none.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        names = [arm.name for arm in self.arms]
+        raise StudyError(f"the study '{self.name}' has no arm '{name}'", expected=nearest(name, names))
+
+    def plan(self, arm: Arm, seed: int) -> "Plan":
+        """What the sites are told about one arm."""
+        return Plan(
+            study=self.name,
+            arm=arm.name,
+            application=self.application,
+            table=self.table,
+            model=arm.model,
+            algorithm=arm.algorithm,
+            episodes=arm.episodes,
+            local_meta_steps=arm.training.local_meta_steps,
+            local_rate=arm.training.local_rate,
+            weighting=arm.training.weighting,
+            seed=seed,
+        )
+
+    def to_toml(self) -> str:
+        """The study as a file that `read_study` reads back to an equal study."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+class Plan(Settings):
+    """The part of a study that a site acts on; what a hospital approves is this and nothing else."""
+
+    study: str
+    arm: str
+    application: str
+    table: Schema
+    model: Choice
+    algorithm: Choice
+    episodes: Episodes
+    local_meta_steps: Annotated[int, Ge(1)]
+    local_rate: Annotated[float, Gt(0)]
+    weighting: Literal["tasks", "rows"]
+    seed: Annotated[int, Ge(0)]
+
+    def canonical(self) -> bytes:
+        """The one byte string of this plan (sorted keys, no spaces)."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, hexadecimal."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Plan":
+        """Read canonical bytes back.
+
+        Raises:
+            StudyError: not a plan of this version, or not in canonical form.
+        """
+        try:
+            plan = parse(Plan, json.loads(data), "the plan received")
+        except ValueError:
+            raise StudyError("the plan received is not JSON") from None
+        if plan.canonical() != data:
+            raise StudyError("the plan received is not in canonical form")
+        return plan
+
+    def learner(self) -> MetaLearner[Any]:
+        """The learner that this plan describes.
+
+        Raises:
+            StudyError: an unknown algorithm, model or application, or a hyperparameter out of range.
+        """
+        return _learner_of(self.canonical())
+
+
+@functools.lru_cache(maxsize=64)
+def _learner_of(canonical: bytes) -> MetaLearner[Any]:
+    plan = Plan.from_bytes(canonical)
+    where = f"arm '{plan.arm}'"
+    per_class = plan.table.classes and plan.episodes.draw == "per_class"
+    classes = plan.episodes.ways if per_class else len(plan.table.classes)
+    objective = APPLICATIONS.build(plan.application, {}, where, classes=classes)
+    model = MODELS.build(
+        plan.model.name,
+        plan.model.options,
+        where,
+        features=len(plan.table.features),
+        outputs=objective.outputs,
+    )
+    return ALGORITHMS.build(
+        plan.algorithm.name, plan.algorithm.options, where, model=model, objective=objective
+    )
+
+
+def read_study(text: str, where: str) -> Study:
+    """Read a study file's text.
+
+    Raises:
+        StudyError: not TOML, an unknown or missing key, a value that does not fit; names the key.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(
+            "the study is not valid TOML", where=where, found=str(error), remedy="correct that line"
+        ) from None
+    shared = {key: values.pop(key) for key in ("model", "episodes", "training") if key in values}
+    for arm in values.get("arms", []):
+        if isinstance(arm, dict):
+            for key, defaults in shared.items():
+                arm[key] = _inherit(defaults, arm.get(key, {}))
+            arm.setdefault("episodes", {})
+            arm.setdefault("training", {})
+    study = parse(Study, values, where)
+    for arm in study.arms:  # a wrong hyperparameter is the file's fault, so complain now
+        study.plan(arm, study.seeds[0]).learner()
+    return study
+
+
+def _inherit(defaults: Any, overrides: Any) -> Any:
+    """`overrides` over `defaults`, group by group; another `name` takes none of the old one's options."""
+    if not (isinstance(defaults, dict) and isinstance(overrides, dict)):
+        return overrides
+    if "name" in overrides and overrides["name"] != defaults.get("name"):
+        return overrides
+    return defaults | {key: _inherit(defaults.get(key), value) for key, value in overrides.items()}

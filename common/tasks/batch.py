@@ -1,0 +1,49 @@
+"""Ragged episodes side by side: pad with rows of weight 0, stack, and let `vmap` do the rest."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clinimeta.common.tasks.episode import Episode, Examples
+
+
+def pad(rows: Examples, size: int) -> Examples:
+    """The same rows followed by zeros of weight 0, `size` rows in all."""
+    missing = size - len(rows)
+
+    def extend(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])
+
+    if missing < 0:
+        raise ValueError(f"cannot pad {len(rows)} rows to {size}")
+    return Examples(
+        {name: extend(x) for name, x in rows.inputs.items()}, extend(rows.targets), extend(rows.weights)
+    )
+
+
+def stack_examples(sets: Sequence[Examples]) -> Examples:
+    """One leading axis of tasks over sets padded to the longest: every tensor `[tasks, rows, ...]`."""
+    size = max(len(rows) for rows in sets)
+    padded = [pad(rows, size) for rows in sets]
+    return Examples(
+        {name: torch.stack([p.inputs[name] for p in padded]) for name in padded[0].inputs},
+        torch.stack([p.targets for p in padded]),
+        torch.stack([p.weights for p in padded]),
+    )
+
+
+def stack(episodes: Sequence[Episode]) -> Episode:
+    """One leading axis of tasks over episodes, support and query padded each to its longest."""
+    return Episode(
+        stack_examples([e.support for e in episodes]), stack_examples([e.query for e in episodes])
+    )
+
+
+def unstack(batch: Episode) -> list[Episode]:
+    """The episodes of a batch one by one, padding kept."""
+
+    def row(rows: Examples, i: int) -> Examples:
+        return Examples({n: x[i] for n, x in rows.inputs.items()}, rows.targets[i], rows.weights[i])
+
+    return [Episode(row(batch.support, i), row(batch.query, i)) for i in range(len(batch.support.targets))]

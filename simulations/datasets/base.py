@@ -1,0 +1,33 @@
+"""The interface of a data set: hospitals by name, each with the records it would have at home."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from clinimeta.common.tasks.table import Records
+
+
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """One hospital's records; `test` marks the rows that the data set's protocol keeps for evaluation."""
+
+    records: Records
+    test: Sequence[bool] | None = None
+
+
+class Dataset(Protocol):
+    """A public or synthetic data set, naturally split by hospital."""
+
+    def hospitals(self, data: Path | None) -> Mapping[str, Hospital]:
+        """All hospitals; `data` is the folder given by `--data` or `CLINIMETA_DATA`, if any.
+
+        Raises:
+            MissingDataError: a file is neither there nor downloadable; names it and both remedies.
+            DataError: a file is not what it should be.
+        """
+        ...
+
+    def files(self, data: Path | None) -> Mapping[str, str]:
+        """File name -> SHA-256 of what the hospitals are read from, for the run's manifest."""
+        ...
