@@ -90,7 +90,8 @@ class Evaluation(Settings):
     `folds`; `leave_one_site_out` one at a time; `own_test_rows` tests every hospital on the rows that
     the data set's own protocol keeps back. `shots` are support sizes (a class, or rows): a number, "half"
     (each half of the hospital's rows predicts the other) or "all" (all its training rows). `pooled`
-    scores the rows of all hospitals together instead of the mean over hospitals.
+    scores the rows of all hospitals together instead of the mean over hospitals. `references` are centrally
+    trained models beside the arms. Every `curve_every` rounds the arms are scored with `curve_shots`.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Evaluation(Settings):
     pooled: bool = False
     references: tuple[str, ...] = ()
     curve_every: Annotated[int, Ge(0)] = 0
+    curve_shots: Annotated[int, Ge(0)] = 5
     bootstrap: Annotated[int, Ge(100)] = 1000
 
     @model_validator(mode="after")
@@ -177,8 +179,11 @@ class Study(Settings):
             if name not in known:
                 raise ValueError(f"{where}: there is no '{name}'; {nearest(name, known)}")
         for arm in self.arms:
-            if arm.trained_by and arms[arm.trained_by].trained_by:
+            teacher = arms[arm.trained_by] if arm.trained_by else arm
+            if teacher.trained_by and teacher is not arm:
                 raise ValueError(f"arm '{arm.name}': '{arm.trained_by}' is not trained itself")
+            if teacher.model != arm.model:
+                raise ValueError(f"arm '{arm.name}': '{arm.trained_by}' trains another model")
             if self.table.classes and arm.episodes.ways > len(self.table.classes):
                 raise ValueError(
                     f"arm '{arm.name}': {arm.episodes.ways} ways, but {len(self.table.classes)} classes"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clinimeta.server.training import RoundSummary as RoundSummary
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -50,29 +52,6 @@ class Answer:
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "no difference shown"
-
-
-@dataclass(frozen=True, slots=True)
-class RoundSummary:
-    """One round of one training, as `metrics.jsonl` holds it.
-
-    `training` names seed, split and arm. `metrics` are means over the hospitals' query sets after
-    adaptation. `curve` holds scores at the unseen hospitals (never used to choose anything).
-    """
-
-    training: str
-    arm: str
-    round: int
-    cohort: int
-    accepted: int
-    refused: Mapping[str, str]
-    silent: tuple[str, ...]
-    metrics: Mapping[str, float]
-    gradient_norm: float
-    bytes_down: int
-    bytes_up: int
-    seconds: float
-    curve: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ class Dataset(Protocol):
         """
         ...
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether nobody real is in it, so that rows may be copied into a run directory as an example."""
+        ...
+
     def files(self, data: Path | None) -> Mapping[str, str]:
         """File name -> SHA-256 of what the hospitals are read from, for the run's manifest."""
         ...

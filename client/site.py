@@ -1,0 +1,164 @@
+"""A site's answers to the coordinator's orders: pure functions of its own table (run by the site).
+
+Whatever an order asks, only what `records` defines can leave, and only after the order was found to
+fit the site's table. A site that cannot or will not answer says so with a `Refusal`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from clinimeta.common import metrics
+from clinimeta.common.algorithms.base import MetaLearner
+from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
+from clinimeta.common.errors import DataError, StudyError
+from clinimeta.common.metrics import Mean
+from clinimeta.common.params import add, is_finite, map_params, scaled, shapes
+from clinimeta.common.records import (
+    Calibration,
+    CalibrationOrder,
+    Introduction,
+    IntroductionOrder,
+    MetaGradient,
+    MetaGradientOrder,
+    Order,
+    Refusal,
+    Reply,
+    count_range,
+)
+from clinimeta.common.rng import generator
+from clinimeta.common.study import Plan
+from clinimeta.common.tasks.batch import stack
+from clinimeta.common.tasks.episode import Episode, Examples
+from clinimeta.common.tasks.sampler import draw_episode, draw_episodes
+from clinimeta.common.tasks.schema import Schema
+from clinimeta.common.tasks.table import Records, Table, encode
+from clinimeta.common.typing import Params
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A hospital in the federation: its name and its own records, which stay here.
+
+    `test` marks records that the data set's protocol keeps for evaluation; no answer is made from them.
+    """
+
+    name: str
+    records: Records
+    test: tuple[bool, ...] | None = None
+
+    def table(self, schema: Schema) -> Table:
+        """The rows that training may see, encoded as a study's schema says.
+
+        Raises:
+            DataError: the records do not fit the schema.
+        """
+        return encode(schema, self.records, test=self.test).training
+
+
+class Refuse(Exception):  # noqa: N818 (it is an answer on its way out, not an error)
+    """Raised within this module only; becomes a `Refusal`."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) -> Reply:
+    """The site's answer. `tables` keeps encoded tables between calls; it may be thrown away at any time."""
+    try:
+        if isinstance(order, IntroductionOrder):
+            low, high = count_range(len(site.records))
+            return Introduction(order.nonce, site.name, f"clinimeta {version('clinimeta')}", low, high)
+        plan, learner = _read_plan(order.plan)
+        template = learner.init(generator("template"))
+        if shapes(order.params) != shapes(template) or not is_finite(order.params):
+            raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
+        table = _table(site, plan.table, {} if tables is None else tables)
+        if isinstance(order, CalibrationOrder):
+            return _calibration(site, order, plan, learner, table)
+        return _meta_gradient(site, order, plan, learner, table)
+    except Refuse as refusal:
+        return Refusal(order.nonce, site.name, refusal.code, refusal.reason)
+
+
+def _read_plan(data: bytes) -> tuple[Plan, MetaLearner[Any]]:
+    try:
+        plan = Plan.from_bytes(data)
+        return plan, plan.learner()
+    except StudyError as error:
+        raise Refuse("bad_plan", error.what) from None
+
+
+def _table(site: Site, schema: Schema, tables: dict[Schema, Table]) -> Table:
+    if schema not in tables:
+        try:
+            tables[schema] = site.table(schema)
+        except DataError as error:  # `what` names a column; `where` would name the hospital's file
+            raise Refuse("table_mismatch", error.what) from None
+    return tables[schema]
+
+
+def _meta_gradient(
+    site: Site, order: MetaGradientOrder, plan: Plan, learner: MetaLearner[Any], table: Table
+) -> MetaGradient:
+    """One or several outer steps on the site's own tasks, then the (scaled) difference."""
+    params, measured = order.params, dict[str, Mean]()
+    total: Params = {}
+    tasks = 0
+    for step in range(plan.local_meta_steps):
+        rng = generator("episodes", plan.seed, order.round, step, site.name)
+        episodes = draw_episodes(table, plan.episodes, rng)
+        if not episodes:
+            raise Refuse("too_few_rows", "the table is too small for a task of this study")
+        batch = stack(episodes)
+        computed = task_gradients(learner, params, batch)
+        tasks = len(episodes)
+        if step == 0:
+            measured = _measure(learner, computed.outputs, batch.query)
+        if plan.local_meta_steps == 1:
+            total = computed.sum()
+        else:
+            params = add(params, computed.sum(), -plan.local_rate / tasks)
+    if plan.local_meta_steps > 1:
+        # (received - reached) / rate is the sum of the steps' mean gradients; times tasks as for one step.
+        total = map_params(lambda a, b: (a - b) * (tasks / plan.local_rate), order.params, params)
+    weight = float(tasks)
+    if plan.weighting == "rows":
+        total, weight = scaled(total, len(table) / tasks), float(len(table))
+    if not is_finite(total):
+        raise Refuse("not_finite", "the meta-gradient is not finite; smaller step sizes may help")
+    return MetaGradient(order.nonce, order.run, order.round, site.name, weight, total, measured)
+
+
+def _measure(learner: MetaLearner[Any], outputs: torch.Tensor, query: Examples) -> Mapping[str, Mean]:
+    """Aggregates over all query rows of all tasks; names outside the allow-list do not leave."""
+    flat = Examples({}, query.targets.flatten(), query.weights.flatten())
+    measured = learner.objective.metrics(outputs.flatten(0, 1), flat)
+    return {name: mean for name, mean in measured.items() if name in metrics.ALLOWED}
+
+
+def _calibration(
+    site: Site, order: CalibrationOrder, plan: Plan, learner: MetaLearner[Any], table: Table
+) -> Calibration:
+    """Summed log loss at each temperature, for each size of support set that the table can give."""
+    shots, losses = [], list[float]()
+    for size in plan.episodes.shots:
+        rng = generator("calibration", plan.seed, size, site.name)
+        drawn = [draw_episode(table, plan.episodes, size, rng) for _ in range(plan.episodes.tasks)]
+        episodes: list[Episode] = [episode for episode in drawn if episode is not None]
+        if not episodes:
+            continue
+        batch = stack(episodes)
+        outputs = adapt_and_predict(learner, order.params, batch).flatten(0, 1)
+        query = Examples({}, batch.query.targets.flatten(), batch.query.weights.flatten())
+        rows = float(query.weights.sum())
+        shots.append(size)
+        losses += [rows * float(learner.objective.loss(outputs / t, query)) for t in order.temperatures]
+    if not shots:
+        raise Refuse("too_few_rows", "the table is too small for a task of this study")
+    return Calibration(order.nonce, order.run, site.name, tuple(shots), tuple(losses))

@@ -1,0 +1,64 @@
+"""Records as Flower messages: the one place where common knows Flower.
+
+An envelope's fields become a ConfigRecord, its tensors an ArrayRecord of raw bytes (which Flower cuts
+into chunks on the wire). The message type names the kind of record, so that a ClientApp can route it.
+"""
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from clinimeta.common.codec import Envelope, decode, encode
+from clinimeta.common.errors import RecordError
+from clinimeta.common.records import (
+    CalibrationOrder,
+    IntroductionOrder,
+    MetaGradientOrder,
+    Order,
+    Reply,
+)
+
+MESSAGE_TYPES: dict[type[Order], str] = {
+    IntroductionOrder: "query.introduction",
+    MetaGradientOrder: "train.meta_gradient",
+    CalibrationOrder: "evaluate.calibration",
+}
+"""Kind of order -> Flower message type."""
+
+_FIELDS, _TENSORS, _STYPE = "fields", "tensors", "clinimeta.safetensors"
+
+
+def to_flower(record: Order | Reply) -> RecordDict:
+    """A record as the content of a Flower message."""
+    envelope = encode(record)
+    arrays = {
+        name: Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
+        for name, data in envelope.tensors.items()
+    }
+    fields = ConfigRecord(dict(envelope.fields))  # type: ignore[arg-type]  # flwr's union is invariant
+    return RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
+
+
+def from_flower(content: RecordDict) -> Order | Reply:
+    """The record in a Flower message's content.
+
+    Raises:
+        RecordError: anything but exactly one record of ours.
+    """
+    return decode(envelope_of(content))
+
+
+def envelope_of(content: RecordDict) -> Envelope:
+    """The envelope in a Flower message's content, its arrays checked but not yet decoded.
+
+    Raises:
+        RecordError: other records than ours, or an array whose header does not fit its bytes.
+    """
+    if set(content) != {_FIELDS, _TENSORS}:
+        raise RecordError(f"unexpected records in the message: {sorted(content)}")
+    fields, tensors = content[_FIELDS], content[_TENSORS]
+    if not isinstance(fields, ConfigRecord) or not isinstance(tensors, ArrayRecord):
+        raise RecordError("the message's records have the wrong type")
+    for name, array in tensors.items():
+        if array.stype != _STYPE or array.dtype != str(np.dtype("uint8")) or tuple(array.shape) != (len(array.data),):
+            raise RecordError(f"array '{name}' has a header that does not fit its bytes")
+    return Envelope(dict(fields), {name: array.data for name, array in tensors.items()})

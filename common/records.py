@@ -1,0 +1,120 @@
+"""What travels between the coordinator and a site, as frozen values. There is nothing else.
+
+Every order carries a fresh nonce that its answer repeats. What a site answers holds sums over its
+tasks, weights and allow-listed aggregate metrics: never a row, a value or an identifier of a patient.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from clinimeta.common.metrics import Mean
+from clinimeta.common.typing import Params
+
+VERSION = 1
+"""Of the records as a whole; a peer with another version is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntroductionOrder:
+    """The coordinator asks: who are you?"""
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """The site's name, its software, and about how many rows it has (a range, never a count)."""
+
+    nonce: str
+    site: str
+    software: str
+    rows_from: int
+    rows_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetaGradientOrder:
+    """Adapt `params` to your own tasks as `plan` says (canonical bytes), and send the meta-gradient."""
+
+    nonce: str
+    run: str
+    round: int
+    plan: bytes
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class MetaGradient:
+    """The sum of the site's meta-gradients over its tasks, and the weight that the sum stands for.
+
+    After several local steps `gradient` is `weight * (params received - params reached) / local_rate`,
+    which for one step is the plain sum.
+    """
+
+    nonce: str
+    run: str
+    round: int
+    site: str
+    weight: float
+    gradient: Params
+    metrics: Mapping[str, Mean]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationOrder:
+    """Measure the log loss of your adapted tasks at each temperature; nothing is learned."""
+
+    nonce: str
+    run: str
+    plan: bytes
+    params: Params
+    temperatures: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """For each size of support set the log loss summed over query rows, flattened: sizes x temperatures."""
+
+    nonce: str
+    run: str
+    site: str
+    shots: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A site says no. `code` is one of `REFUSALS`; `reason` is a sentence that holds no value of a patient."""
+
+    nonce: str
+    site: str
+    code: str
+    reason: str
+
+
+REFUSALS = {
+    "bad_order": "the order could not be read, or its parameters do not fit its plan",
+    "bad_plan": "the plan names something that this site does not have",
+    "table_mismatch": "the site's table does not have the plan's columns",
+    "too_few_rows": "the site has too few rows for a single task",
+    "not_finite": "the site's own result was not finite",
+    "internal": "the site failed; its own log says why",
+}
+"""Why a site says no: code -> what it means."""
+
+Order: TypeAlias = IntroductionOrder | MetaGradientOrder | CalibrationOrder
+Reply: TypeAlias = Introduction | MetaGradient | Calibration | Refusal
+
+
+def count_range(count: int) -> tuple[int, int]:
+    """The range that stands for an exact count outside the hospital.
+
+    >>> count_range(3), count_range(37), count_range(740)
+    ((0, 9), (20, 49), (500, 999))
+    """
+    bounds = [0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
+    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        if count < high:
+            return low, high - 1
+    return bounds[-1], 10**9

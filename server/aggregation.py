@@ -1,0 +1,110 @@
+"""What the coordinator accepts, and how it adds it up.
+
+A reply that is not finite, has other shapes, stands for no task or has an outsized norm is refused;
+the round goes on without it and the run's report names it.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from clinimeta.common import metrics
+from clinimeta.common.metrics import Mean
+from clinimeta.common.params import is_finite, norm, shapes
+from clinimeta.common.records import MetaGradient, MetaGradientOrder
+from clinimeta.common.typing import Params
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a meta-gradient (a task) may be: absolutely, and against the cohort's median."""
+
+    max_norm: float
+    max_norm_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The weighted mean of the accepted meta-gradients, what they stand for, and who was refused why."""
+
+    gradient: Params | None
+    weight: float
+    metrics: Mapping[str, Mean]
+    accepted: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+def check(reply: MetaGradient, site: str, order: MetaGradientOrder, limits: Limits) -> str | None:
+    """Why this reply is unusable on its own, or None.
+
+    `site` is whom the order went to: a reply in another's name, or to another order, is refused.
+    """
+    if (reply.nonce, reply.run, reply.round) != (order.nonce, order.run, order.round):
+        return "answers another order"
+    if reply.site != site:
+        return "answers in another site's name"
+    if shapes(reply.gradient) != shapes(order.params):
+        return "wrong names or shapes"
+    if any(g.dtype != p.dtype for g, p in zip(_sorted(reply.gradient), _sorted(order.params), strict=True)):
+        return "wrong number type"
+    if not (math.isfinite(reply.weight) and reply.weight > 0):
+        return "a weight that is not positive"
+    if not is_finite(reply.gradient):
+        return "not finite"
+    if not _metrics_are_sound(reply.metrics):
+        return "metrics that are not finite or not on the list"
+    size = norm(reply.gradient) / reply.weight
+    if size > limits.max_norm:
+        return f"norm {size:.3g} is over the limit of {limits.max_norm:.3g}"
+    return None
+
+
+def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params) -> Aggregate:
+    """Weighted mean over sites in order of name (so that the result does not depend on who was first).
+
+    From three replies on, one whose norm is `max_norm_ratio` times the median or more is refused. Sums
+    are taken in float64, the result has the dtypes of `like`.
+    """
+    sizes = {site: norm(reply.gradient) / reply.weight for site, reply in replies.items()}
+    refused = {}
+    if len(sizes) >= 3:
+        bound = limits.max_norm_ratio * statistics.median(sizes.values())
+        refused = {
+            site: f"norm {size:.3g} is {limits.max_norm_ratio:.3g} times the cohort's median or more"
+            for site, size in sorted(sizes.items())
+            if size > bound
+        }
+    accepted = tuple(sorted(set(replies) - set(refused)))
+    weight = sum(replies[site].weight for site in accepted)
+    measured: Mapping[str, Mean] = {}
+    for site in accepted:
+        measured = metrics.merge(measured, replies[site].metrics)
+    gradient = None
+    if accepted:
+        gradient = {
+            name: (sum_of([replies[site].gradient[name] for site in accepted]) / weight).to(tensor.dtype)
+            for name, tensor in like.items()
+        }
+    return Aggregate(gradient, weight, measured, accepted, refused)
+
+
+def sum_of(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The sum in float64, term by term in the given order."""
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor in tensors:
+        total = total + tensor.double()
+    return total
+
+
+def _sorted(params: Params) -> list[torch.Tensor]:
+    return [params[name] for name in sorted(params)]
+
+
+def _metrics_are_sound(measured: Mapping[str, Mean]) -> bool:
+    return all(
+        name in metrics.ALLOWED and math.isfinite(mean.total) and math.isfinite(mean.weight) and mean.weight >= 0
+        for name, mean in measured.items()
+    )

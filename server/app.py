@@ -1,0 +1,144 @@
+"""The coordinator behind Flower: a ServerApp that drives the Grid through the rounds of one training."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from clinimeta.common.params import norm
+from clinimeta.common.records import Introduction
+from clinimeta.common.study import Plan, Training
+from clinimeta.common.typing import Params
+from clinimeta.server.aggregation import Limits
+from clinimeta.server.cohort import sample_cohort
+from clinimeta.server.flow import Nonce, Round, calibration_round, meta_round
+from clinimeta.server.link import Clock, Link, WallClock, quorum_of
+from clinimeta.server.store import RunDir
+from clinimeta.server.training import RoundSummary, TrainingState, begin, step
+
+log = structlog.get_logger()
+
+
+def fresh_nonce() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training to be done: under which name, by which plan and settings, kept where.
+
+    `calibrate` asks the sites for temperatures at the end. `curve` scores the meta-parameters after a
+    round (at hospitals that do not train); `notify` hears of every round.
+    """
+
+    name: str
+    plan: Plan
+    training: Training
+    run_dir: RunDir
+    calibrate: bool = False
+    curve: Callable[[int, Params], Mapping[str, float]] = field(default=lambda _round, _params: {})
+    notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a training came to; filled in when the ServerApp is done."""
+
+    state: TrainingState | None = None
+    introductions: Mapping[str, Introduction] = field(default_factory=dict)
+    temperatures: Mapping[int, float] = field(default_factory=dict)
+
+
+def server_app(
+    job: Job,
+    outcome: Outcome,
+    *,
+    clock: Clock | None = None,
+    poll_s: float = 3.0,
+    nonce: Nonce = fresh_nonce,
+) -> ServerApp:
+    """A ServerApp that does `job`, resuming from its newest checkpoint, and fills in `outcome`."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
+        link = Link(grid, clock or WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s)
+        outcome.introductions = link.introduce(nonce)
+        outcome.state = train(job, link, nonce)
+        if job.calibrate:
+            flow = calibration_round(
+                job.name, job.plan.canonical(), outcome.state.params, link.sites, nonce=nonce
+            )
+            outcome.temperatures = link.converse(flow)
+
+    return app
+
+
+def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
+    """All rounds that are still to do; a checkpoint after each.
+
+    Raises:
+        QuorumError: a round's quorum was not reached.
+        NumericalError: the outer step left the finite numbers.
+        RunDirError: a checkpoint is damaged or foreign.
+    """
+    digest, optimizer = job.plan.digest, job.training.outer.build()
+    state = job.run_dir.latest(job.name, digest)
+    if state is None:
+        state = begin(job.plan.learner(), optimizer, job.plan.seed)
+    job.run_dir.forget_rounds_after(job.name, state.round)
+    while state.round < job.training.rounds:
+        started, before = time.monotonic(), (link.traffic.down, link.traffic.up)
+        cohort = sample_cohort(link.sites, job.training.cohort_size, job.plan.seed, state.round + 1)
+        done = link.converse(
+            meta_round(
+                job.name,
+                state.round + 1,
+                job.plan.canonical(),
+                state.params,
+                cohort,
+                quorum=quorum_of(job.training.quorum, len(cohort)),
+                attempts=job.training.attempts,
+                limits=Limits(job.training.max_norm, job.training.max_norm_ratio),
+                nonce=nonce,
+            )
+        )
+        gradient = done.aggregate.gradient
+        assert gradient is not None, "a round that reached its quorum has a gradient"
+        state = step(state, gradient, optimizer)
+        summary = RoundSummary(
+            training=job.name,
+            arm=job.plan.arm,
+            round=state.round,
+            cohort=len(cohort),
+            accepted=len(done.aggregate.accepted),
+            refused=done.aggregate.refused,
+            silent=done.silent,
+            metrics={name: mean.value for name, mean in done.aggregate.metrics.items()},
+            gradient_norm=norm(gradient),
+            bytes_down=link.traffic.down - before[0],
+            bytes_up=link.traffic.up - before[1],
+            seconds=time.monotonic() - started,
+            curve=job.curve(state.round, state.params),
+        )
+        _log(summary, done)
+        job.run_dir.append_round(summary)  # before the checkpoint: a resumed run drops it, never misses it
+        job.run_dir.checkpoint(job.name, state, digest)
+        job.notify(summary)
+    return state
+
+
+def _log(summary: RoundSummary, done: Round) -> None:
+    if done.silent or done.aggregate.refused:
+        log.warning(
+            "sites missing from a round",
+            training=summary.training,
+            round=summary.round,
+            silent=list(done.silent),
+            refused=dict(done.aggregate.refused),
+        )

@@ -1,0 +1,135 @@
+"""A round as a conversation without I/O: yield orders, be sent the replies, return what came of it.
+
+The Flower grid, the loopback grid and the tests drive the same generators. A site that fell silent is
+simply missing from the replies.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from clinimeta.common.calibration import TEMPERATURES, choose_temperature
+from clinimeta.common.errors import QuorumError
+from clinimeta.common.records import (
+    REFUSALS,
+    Calibration,
+    CalibrationOrder,
+    MetaGradient,
+    MetaGradientOrder,
+    Order,
+    Refusal,
+    Reply,
+)
+from clinimeta.common.typing import Params
+from clinimeta.server.aggregation import Aggregate, Limits, aggregate, check
+
+Nonce: TypeAlias = Callable[[], str]
+Orders: TypeAlias = Mapping[str, Order]
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Flower's own error in place of an answer (a crashed app, a lost node), or unreadable bytes."""
+
+    reason: str
+
+
+Replies: TypeAlias = Mapping[str, Reply | Failure]
+Flow: TypeAlias = Generator[Orders, Replies, R]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round that reached its quorum: the aggregate, and who was silent to the end."""
+
+    aggregate: Aggregate
+    silent: tuple[str, ...]
+
+
+def meta_round(
+    run: str,
+    number: int,
+    plan: bytes,
+    params: Params,
+    cohort: Sequence[str],
+    *,
+    quorum: int,
+    attempts: int,
+    limits: Limits,
+    nonce: Nonce,
+) -> Flow[Round]:
+    """Ask the cohort for meta-gradients until `quorum` usable ones are there.
+
+    All that answer in the first attempt count. Only where they are too few are those that were silent
+    or failed asked again, up to `attempts` times in all; a refusal is an answer and is not argued with.
+
+    Raises:
+        QuorumError: the quorum was not reached.
+    """
+    usable: dict[str, MetaGradient] = {}
+    refused: dict[str, str] = {}
+    waiting = list(cohort)
+    outcome = Aggregate(None, 0.0, {}, (), {})
+    for _ in range(attempts):
+        orders = {site: MetaGradientOrder(nonce(), run, number, plan, params) for site in waiting}
+        replies = yield orders
+        for site in waiting:
+            reply = replies.get(site)
+            if isinstance(reply, MetaGradient):
+                reason = check(reply, site, orders[site], limits)
+                if reason is None:
+                    usable[site] = reply
+                    refused.pop(site, None)
+                else:
+                    refused[site] = reason
+            elif reply is not None:
+                refused[site] = _why_not(reply)
+        outcome = aggregate(usable, limits, params)
+        if len(outcome.accepted) >= quorum:
+            break
+        waiting = [site for site in waiting if site not in usable and _worth_asking(replies.get(site))]
+        if not waiting:
+            break
+    refused |= outcome.refused
+    if len(outcome.accepted) < quorum:
+        raise QuorumError(number, len(outcome.accepted), quorum, set(cohort) - set(outcome.accepted))
+    silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
+    combined = Aggregate(outcome.gradient, outcome.weight, outcome.metrics, outcome.accepted, refused)
+    return Round(combined, silent)
+
+
+def calibration_round(
+    run: str, plan: bytes, params: Params, sites: Sequence[str], *, nonce: Nonce
+) -> Flow[dict[int, float]]:
+    """Ask all sites how sure the adapted learner may be: size of support set -> best temperature.
+
+    No quorum: whoever answers helps, and with no answer at all the temperature stays 1.
+    """
+    orders = {site: CalibrationOrder(nonce(), run, plan, params, TEMPERATURES) for site in sites}
+    replies = yield orders
+    totals: dict[int, list[float]] = {}
+    for site in sorted(sites):
+        reply = replies.get(site)
+        if not isinstance(reply, Calibration) or (reply.nonce, reply.site) != (orders[site].nonce, site):
+            continue
+        width = len(TEMPERATURES)
+        if len(reply.losses) != width * len(reply.shots):
+            continue
+        for i, shots in enumerate(reply.shots):
+            losses = reply.losses[i * width : (i + 1) * width]
+            before = totals.get(shots, [0.0] * width)
+            totals[shots] = [a + b for a, b in zip(before, losses, strict=True)]
+    return {shots: choose_temperature(losses) for shots, losses in sorted(totals.items())}
+
+
+def _why_not(reply: Reply | Failure) -> str:
+    if isinstance(reply, Refusal):
+        known = reply.code if reply.code in REFUSALS else "unknown reason"
+        return f"refused: {known}"
+    return reply.reason if isinstance(reply, Failure) else "not an answer to this order"
+
+
+def _worth_asking(reply: Reply | Failure | None) -> bool:
+    """Silence, a failure or a damaged answer may pass; a refusal stands."""
+    return not isinstance(reply, Refusal)

@@ -1,0 +1,151 @@
+"""Hold a flow's conversation over Flower's Grid: orders out, replies in, until all are there or the deadline.
+
+Our own loop instead of Flower's `send_and_receive`, because a lost message never comes back and one
+odd reply must not end the run.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import structlog
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from clinimeta.common.codec import decode
+from clinimeta.common.errors import RecordError
+from clinimeta.common.flower_records import MESSAGE_TYPES, envelope_of, to_flower
+from clinimeta.common.records import Introduction, IntroductionOrder, Order, Reply
+from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
+
+R = TypeVar("R")
+log = structlog.get_logger()
+
+
+class Clock(Protocol):
+    """Time as an argument, so that a test need not wait."""
+
+    def now(self) -> float:
+        """Seconds since some fixed moment."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class WallClock:
+    """The real one."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for real."""
+        time.sleep(seconds)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes since the link was opened."""
+
+    down: int = 0
+    up: int = 0
+
+
+class Link:
+    """The coordinator's end of the wire: sites by name over a Flower Grid."""
+
+    def __init__(self, grid: Grid, clock: Clock, *, deadline_s: float, poll_s: float) -> None:
+        self._grid, self._clock = grid, clock
+        self._deadline_s, self._poll_s = deadline_s, poll_s
+        self._nodes: dict[str, int] = {}
+        self.traffic = Traffic()
+
+    @property
+    def sites(self) -> list[str]:
+        """The names of the sites that introduced themselves, sorted."""
+        return sorted(self._nodes)
+
+    def introduce(self, nonce: Nonce) -> dict[str, Introduction]:
+        """Ask every node who it is. Two nodes that claim one name are both left out."""
+        orders = {node: IntroductionOrder(nonce()) for node in self._grid.get_node_ids()}
+        replies = self._exchange(orders)
+        known: dict[str, Introduction] = {}
+        nodes: dict[str, list[int]] = {}
+        for node, order in orders.items():
+            reply = replies.get(node)
+            if isinstance(reply, Introduction) and reply.nonce == order.nonce:
+                known[reply.site] = reply
+                nodes.setdefault(reply.site, []).append(node)
+        for site, claimants in nodes.items():
+            if len(claimants) > 1:
+                log.warning("one name, several nodes: left out", site=site, nodes=len(claimants))
+        self._nodes = {site: claimants[0] for site, claimants in nodes.items() if len(claimants) == 1}
+        return {site: known[site] for site in self.sites}
+
+    def converse(self, flow: Flow[R]) -> R:
+        """Drive a flow to its end.
+
+        Raises:
+            QuorumError: the flow's own, where too few sites answer.
+        """
+        try:
+            orders: Orders = next(flow)
+            while True:
+                by_node = self._exchange({self._nodes[site]: order for site, order in orders.items()})
+                replies: Replies = {
+                    site: by_node[self._nodes[site]] for site in orders if self._nodes[site] in by_node
+                }
+                orders = flow.send(replies)
+        except StopIteration as finished:
+            result: R = finished.value
+            return result
+
+    def _exchange(self, orders: Mapping[int, Order]) -> dict[int, Reply | Failure]:
+        """Node -> what it answered; a node that did not answer in time is missing."""
+        messages = [
+            Message(
+                to_flower(order), dst_node_id=node, message_type=MESSAGE_TYPES[type(order)], ttl=self._deadline_s
+            )
+            for node, order in orders.items()
+        ]
+        self.traffic.down += sum(envelope_of(message.content).size for message in messages)
+        pushed = self._grid.push_messages(messages)
+        waiting = dict(zip(pushed, orders, strict=True))
+        replies: dict[int, Reply | Failure] = {}
+        end = self._clock.now() + self._deadline_s
+        while waiting:
+            for message in self._grid.pull_messages(list(waiting)):
+                # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if node is not None:
+                    replies[node] = self._read(message)
+            remaining = end - self._clock.now()
+            if not waiting or remaining <= 0:
+                break
+            self._clock.sleep(min(self._poll_s, remaining))
+        return replies
+
+    def _read(self, message: Message) -> Reply | Failure:
+        if message.has_error():
+            return Failure(f"Flower error {message.error.code}")
+        try:
+            envelope = envelope_of(message.content)
+            self.traffic.up += envelope.size
+            record = decode(envelope)
+        except RecordError as error:
+            return Failure(f"unreadable: {error}")
+        return record  # type: ignore[return-value]  # an order in a reply's place is refused by the flow
+
+
+def quorum_of(share: float, cohort: int) -> int:
+    """How many usable answers a round needs.
+
+    >>> quorum_of(0.5, 5), quorum_of(0.01, 5)
+    (3, 1)
+    """
+    return max(1, math.ceil(share * cohort))

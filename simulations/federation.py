@@ -1,0 +1,119 @@
+"""The hospitals of a study, and who trains and who is judged in each of its splits."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clinimeta.client.site import Site
+from clinimeta.common.errors import StudyError
+from clinimeta.common.rng import generator
+from clinimeta.common.study import Evaluation, Study
+from clinimeta.common.tasks.table import Table, encode
+from clinimeta.simulations.datasets import DATASETS
+from clinimeta.simulations.datasets.base import Dataset
+
+EVERYONE = "all"
+"""The split in which every hospital trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who trains and who is judged; trainings of the same name are the same training."""
+
+    name: str
+    train: tuple[str, ...]
+    judged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """A study's hospitals, in the data set's order. `files` are the SHA-256 of what was read."""
+
+    sites: Mapping[str, Site]
+    tables: Mapping[str, Table]
+    files: Mapping[str, str]
+    synthetic: bool
+
+
+def dataset_of(study: Study) -> Dataset:
+    """The data set that a study names.
+
+    Raises:
+        StudyError: there is none of that name, or an option is wrong.
+    """
+    return DATASETS.build(study.data.name, study.data.options, "[data]")
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """`--data`, else the environment's `CLINIMETA_DATA`, else None."""
+    named = os.environ.get("CLINIMETA_DATA", "")
+    return given or (Path(named) if named else None)
+
+
+def load(study: Study, data: Path | None) -> Federation:
+    """Read a study's hospitals and encode their tables.
+
+    Raises:
+        StudyError: the data set or an option is unknown, or there are too few hospitals.
+        MissingDataError: a file is neither there nor downloadable.
+        DataError: a table does not fit the study.
+    """
+    dataset = dataset_of(study)
+    hospitals = dataset.hospitals(data)
+    sites = {
+        name: Site(name, h.records, tuple(h.test) if h.test is not None else None)
+        for name, h in hospitals.items()
+    }
+    tables = {name: encode(study.table, site.records, test=site.test) for name, site in sites.items()}
+    return Federation(sites, tables, dataset.files(data), dataset.synthetic)
+
+
+def splits(evaluation: Evaluation, names: Sequence[str]) -> list[Split]:
+    """The evaluation's splits of the hospitals; nobody is judged on rows that trained.
+
+    Raises:
+        StudyError: there are too few hospitals for the split.
+    """
+    if evaluation.split == "own_test_rows":
+        return [Split(EVERYONE, tuple(names), tuple(names))]
+    if evaluation.split == "leave_one_site_out":
+        _require(len(names) >= 2, evaluation, names, "two or more")
+        return [
+            Split(f"without-{out}", tuple(n for n in names if n != out), (out,)) for out in names
+        ]
+    if evaluation.split == "unseen_sites":
+        kept = len(names) - evaluation.sites
+        _require(0 < kept < len(names), evaluation, names, f"more than the {evaluation.sites} held out")
+        return [Split(f"first-{kept}", tuple(names[:kept]), tuple(names[kept:]))]
+    _require(len(names) >= evaluation.folds, evaluation, names, f"at least {evaluation.folds}")
+    order = torch.randperm(len(names), generator=generator("folds", len(names))).tolist()
+    fold_of = {names[site]: position % evaluation.folds for position, site in enumerate(order)}
+    return [
+        Split(
+            f"fold{fold}of{evaluation.folds}",
+            tuple(n for n in names if fold_of[n] != fold),
+            tuple(n for n in names if fold_of[n] == fold),
+        )
+        for fold in range(evaluation.folds)
+    ]
+
+
+def deployment_split(study: Study, names: Sequence[str]) -> Split:
+    """Who trains the model that new hospitals get: all, or all but those held out as never seen."""
+    for evaluation in study.evaluations:
+        if evaluation.split == "unseen_sites":
+            return splits(evaluation, names)[0]
+    return Split(EVERYONE, tuple(names), ())
+
+
+def _require(fits: bool, evaluation: Evaluation, names: Sequence[str], wanted: str) -> None:
+    if not fits:
+        raise StudyError(
+            f"too few hospitals for the evaluation '{evaluation.name}'",
+            found=f"{len(names)} hospitals",
+            expected=wanted,
+            remedy="use more hospitals, or another split",
+        )

@@ -1,0 +1,47 @@
+"""Centrally trained models to compare with: what could be had if records were pooled in one place."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from clinimeta.common.errors import StudyError, nearest
+from clinimeta.common.tasks.table import Table
+from clinimeta.simulations.evaluation import Draw, Prediction, merge_halves
+
+Reference = Callable[[Mapping[str, Table], Sequence[str], Sequence[Draw]], list[Prediction]]
+
+
+def pooled_logistic_regression(
+    tables: Mapping[str, Table], train: Sequence[str], drawn: Sequence[Draw]
+) -> list[Prediction]:
+    """Logistic regression (L2, C = 1) on all training rows together; it ignores the support sets."""
+    rows = [tables[site].training.rows for site in train]
+    inputs = np.concatenate([r.inputs["table"].numpy() for r in rows])
+    targets = np.concatenate([r.targets.numpy() for r in rows])
+    model = LogisticRegression(max_iter=2000).fit(inputs, targets)
+    predictions = []
+    for draw in drawn:
+        query = tables[draw.site].rows.take(draw.query)
+        probabilities = model.predict_proba(query.inputs["table"].numpy())
+        predictions.append(
+            Prediction(
+                draw.site, draw.shots, draw.repeat, draw.query.numpy(), query.targets.numpy(), probabilities
+            )
+        )
+    return merge_halves(predictions)
+
+
+REFERENCES: Mapping[str, Reference] = {"pooled_logistic_regression": pooled_logistic_regression}
+"""What an evaluation's `references` may name."""
+
+
+def reference(name: str) -> Reference:
+    """The reference of that name.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if name not in REFERENCES:
+        raise StudyError(f"there is no reference '{name}'", expected=nearest(name, REFERENCES))
+    return REFERENCES[name]
