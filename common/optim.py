@@ -5,7 +5,7 @@ nothing had happened.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -17,6 +17,7 @@ from clinimeta.common.settings import Settings
 from clinimeta.common.typing import Params
 
 
+@runtime_checkable
 class OuterOptimizer(Protocol):
     """Turns a gradient into new parameters; returns the new state and leaves the old one alone."""
 

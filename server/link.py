@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 from flwr.app import Message
@@ -24,6 +24,7 @@ R = TypeVar("R")
 log = structlog.get_logger()
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Time as an argument, so that a test need not wait."""
 

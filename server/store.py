@@ -3,7 +3,7 @@
     study.toml           the study as it ran, complete
     manifest.json        versions, seeds, data hashes, sites' row ranges, what came out
     metrics.jsonl        a line a round
-    model.safetensors    the primary arm's meta-parameters
+    model.safetensors    the primary arm's meta-parameters, with all that a new hospital needs to adapt them
     trainings/NAME/      round-NNNNN.safetensors, a checkpoint each round (the newest are kept)
     results.json         what was measured
     report.html          for people
@@ -107,9 +107,9 @@ class RunDir:
         """Replace a file of the run."""
         write_atomically(self.path / name, text.encode())
 
-    def save_model(self, params: Params) -> None:
-        """The meta-parameters that a new hospital adapts."""
-        write_atomically(self.path / "model.safetensors", safetensors.torch.save(_tensors(params)))
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replace a binary file of the run."""
+        write_atomically(self.path / name, data)
 
     def checkpoint(self, training: str, state: TrainingState, plan: str) -> None:
         """Keep the state after a round; `plan` is the digest of the plan that it belongs to."""

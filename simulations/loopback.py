@@ -18,10 +18,14 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from clinimeta.client.app import client_app
+from clinimeta.client.site import Site
 from clinimeta.common.errors import RecordError
 from clinimeta.common.flower_records import from_flower, to_flower
 from clinimeta.common.records import MetaGradient
 from clinimeta.common.rng import derive_seed
+from clinimeta.common.study import Faults
+from clinimeta.server.app import Job, Outcome, server_app
 from clinimeta.simulations.failures import Fault, FaultPlan, corrupt
 
 WireTap = Callable[[str, bytes], None]
@@ -186,3 +190,29 @@ def _corrupt(reply: Message, node: _Node) -> None:
 def run_loopback(server: ServerApp, grid: LoopbackGrid) -> None:
     """Run a ServerApp to its end over a loopback grid."""
     server(grid, Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {}))
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackEngine:
+    """Run a training's two apps in this process, one site after the other."""
+
+    sites: Mapping[str, Site]
+    encode: bool = True
+    faults: Faults = field(default_factory=Faults)
+    tap: WireTap | None = None
+
+    def __call__(self, job: Job, outcome: Outcome, train: tuple[str, ...]) -> None:
+        """Do `job` over the hospitals named in `train`."""
+        clock = VirtualClock()
+        grid = LoopbackGrid(
+            client_app(self._open),
+            {site: {"site": site} for site in train},
+            clock,
+            encode=self.encode,
+            faults=FaultPlan(self.faults, job.plan.seed),
+            tap=self.tap,
+        )
+        run_loopback(server_app(job, outcome, clock=clock), grid)
+
+    def _open(self, context: Context) -> Site:
+        return self.sites[str(context.node_config["site"])]

@@ -20,21 +20,41 @@ Scorer = Callable[[np.ndarray, np.ndarray], float]
 BySite = Mapping[str, Sequence[Prediction]]
 """Hospital -> its draws, over repetitions and training seeds; the same order for every arm."""
 
+Draws = Sequence[Sequence[Prediction]]
+Replicate = Callable[[np.random.Generator], float]
+
+DRAWS_RESAMPLED = 5
+"""Of a hospital's draws, how many make one replicate; more would only make the interval slower."""
+
 NAMED_SITES = ("own_test_rows", "leave_one_site_out")
 """Splits whose hospitals are a fixed, complete list."""
 
 
-def bootstrap(
-    evaluation: Evaluation, by_site: BySite, score: str
-) -> tuple[float, Float[np.ndarray, " replicates"]]:
-    """The score over all hospitals, and its bootstrap replicates (equal resamples for every arm)."""
+def point(evaluation: Evaluation, by_site: BySite, score: str) -> float:
+    """The score: the mean over hospitals of their mean over draws, or that of the rows pooled."""
     scorer = SCORES[score]
+    draws = list(by_site.values())
+    if not draws:
+        return float("nan")
+    if not evaluation.pooled:
+        return _mean([_mean([scorer(d.targets, d.probabilities) for d in at_site]) for at_site in draws])
+    repeats = min(len(at_site) for at_site in draws)
+    return _mean([_pooled_score(draws, range(len(draws)), repeat, scorer) for repeat in range(repeats)])
+
+
+def bootstrap(evaluation: Evaluation, by_site: BySite, score: str) -> Float[np.ndarray, " replicates"]:
+    """Bootstrap replicates of the score; equal resamples for every arm, so that differences are paired."""
+    if not by_site:
+        return np.full(evaluation.bootstrap, np.nan)
     rng = np.random.default_rng(derive_seed("bootstrap", evaluation.name, score))
+    draws = list(by_site.values())
     if evaluation.pooled:
-        return _pooled(by_site, scorer, evaluation.bootstrap, rng)
-    if evaluation.split in NAMED_SITES:
-        return _named(by_site, scorer, evaluation.bootstrap, rng)
-    return _hospitals(by_site, scorer, evaluation.bootstrap, rng)
+        replicate = _pooled(draws, SCORES[score])
+    elif evaluation.split in NAMED_SITES:
+        replicate = _named(draws, SCORES[score])
+    else:
+        replicate = _hospitals(draws, SCORES[score])
+    return np.array([replicate(rng) for _ in range(evaluation.bootstrap)])
 
 
 def estimate(value: float, replicates: Float[np.ndarray, " replicates"]) -> Estimate:
@@ -56,57 +76,48 @@ def scorable(by_site: BySite, score: str) -> dict[str, Sequence[Prediction]]:
     }
 
 
-def _hospitals(
-    by_site: BySite, scorer: Scorer, count: int, rng: np.random.Generator
-) -> tuple[float, Float[np.ndarray, " replicates"]]:
-    values = [np.array([scorer(d.targets, d.probabilities) for d in draws]) for draws in by_site.values()]
-    if not values:
-        return float("nan"), np.full(count, np.nan)
-    replicates = np.empty(count)
-    for i in range(count):
-        chosen = rng.integers(len(values), size=len(values))
-        means = [_mean(values[s][rng.integers(len(values[s]), size=len(values[s]))]) for s in chosen]
-        replicates[i] = _mean(np.array(means))
-    return _mean(np.array([_mean(v) for v in values])), replicates
+def _hospitals(draws: Draws, scorer: Scorer) -> Replicate:
+    """Resample hospitals, then the draws within each."""
+    values = [np.array([scorer(d.targets, d.probabilities) for d in at_site]) for at_site in draws]
+
+    def replicate(rng: np.random.Generator) -> float:
+        chosen = [values[site] for site in rng.integers(len(values), size=len(values))]
+        return _mean([_mean(v[rng.integers(len(v), size=len(v))]) for v in chosen])
+
+    return replicate
 
 
-def _named(
-    by_site: BySite, scorer: Scorer, count: int, rng: np.random.Generator
-) -> tuple[float, Float[np.ndarray, " replicates"]]:
-    point = [_mean(np.array([scorer(d.targets, d.probabilities) for d in ds])) for ds in by_site.values()]
-    replicates = np.empty(count)
-    for i in range(count):
+def _named(draws: Draws, scorer: Scorer) -> Replicate:
+    """Resample, within each hospital, the draws (a few of them) and the patients."""
+
+    def at_site(rng: np.random.Generator, drawn: Sequence[Prediction]) -> float:
+        some = [drawn[i] for i in rng.integers(len(drawn), size=min(len(drawn), DRAWS_RESAMPLED))]
+        patients = rng.random(max(len(d.targets) for d in some))  # the same people in every draw
         values = []
-        for draws in by_site.values():
-            draw = draws[rng.integers(len(draws))]
-            rows = rng.integers(len(draw.targets), size=len(draw.targets))
+        for draw in some:
+            rows = (patients[: len(draw.targets)] * len(draw.targets)).astype(int)
             values.append(scorer(draw.targets[rows], draw.probabilities[rows]))
-        replicates[i] = _mean(np.array(values))
-    return _mean(np.array(point)), replicates
+        return _mean(values)
+
+    return lambda rng: _mean([at_site(rng, drawn) for drawn in draws])
 
 
-def _pooled(
-    by_site: BySite, scorer: Scorer, count: int, rng: np.random.Generator
-) -> tuple[float, Float[np.ndarray, " replicates"]]:
-    """Rows of all hospitals in one ranking, a draw at a time; whole hospitals are resampled."""
-    draws = list(by_site.values())
-    if not draws:
-        return float("nan"), np.full(count, np.nan)
-    repeats = min(len(d) for d in draws)
+def _pooled(draws: Draws, scorer: Scorer) -> Replicate:
+    """Resample whole hospitals, and which draw; all their rows make one ranking."""
+    repeats = min(len(at_site) for at_site in draws)
 
-    def score(sites: Sequence[int], repeat: int) -> float:
-        targets = np.concatenate([draws[s][repeat].targets for s in sites])
-        probabilities = np.concatenate([draws[s][repeat].probabilities for s in sites])
-        return scorer(targets, probabilities)
+    def replicate(rng: np.random.Generator) -> float:
+        sites = rng.integers(len(draws), size=len(draws)).tolist()
+        return _pooled_score(draws, sites, int(rng.integers(repeats)), scorer)
 
-    point = _mean(np.array([score(range(len(draws)), repeat) for repeat in range(repeats)]))
-    replicates = [
-        score(rng.integers(len(draws), size=len(draws)).tolist(), int(rng.integers(repeats)))
-        for _ in range(count)
-    ]
-    return point, np.array(replicates)
+    return replicate
 
 
-def _mean(values: Float[np.ndarray, " values"]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def _pooled_score(draws: Draws, sites: Sequence[int], repeat: int, scorer: Scorer) -> float:
+    targets = np.concatenate([draws[site][repeat].targets for site in sites])
+    return scorer(targets, np.concatenate([draws[site][repeat].probabilities for site in sites]))
+
+
+def _mean(values: Sequence[float] | Float[np.ndarray, " values"]) -> float:
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")

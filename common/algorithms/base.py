@@ -4,7 +4,7 @@ The federation does not care which learner it carries: it moves a gradient of `P
 are (initial weights, an embedding, a generator, step sizes).
 """
 
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class MetaLoss(NamedTuple):
     outputs: Float[Tensor, "query outputs"]
 
 
+@runtime_checkable
 class MetaLearner(Protocol[A]):
     """Adapts to a task from its support set. Every method is pure and works under `vmap` and `grad`."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLoss, query_loss
+from clinimeta.common.errors import StudyError
 from clinimeta.common.models.base import Model
 from clinimeta.common.params import part, prefixed
 from clinimeta.common.tasks.episode import Episode, Examples
@@ -32,6 +33,15 @@ class ProtoNet:
     objective: Objective
     embedding: Annotated[int, Ge(1)] = 32
     prior_rows: Annotated[float, Ge(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise StudyError where there are no classes to have prototypes of."""
+        if self.objective.classes < 2:
+            raise StudyError(
+                "prototypical networks need classes",
+                found="an application whose target is a number",
+                remedy="choose another algorithm, such as maml",
+            )
 
     @property
     def embedder(self) -> Model:

@@ -1,6 +1,6 @@
 """The interface of a model: a frozen description that makes weights and applies them."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor
 from clinimeta.common.typing import Inputs, Params
 
 
+@runtime_checkable
 class Model(Protocol):
     """A network. Its weights live outside, so that an inner loop can change them."""
 

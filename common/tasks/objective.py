@@ -1,7 +1,7 @@
 """What a task optimises and reports: the interface that applications implement and learners use."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from clinimeta.common.metrics import Mean
 from clinimeta.common.tasks.episode import Examples
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The loss and the metrics of one kind of task."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clinimeta.common.tasks.table import Records
 
@@ -16,6 +16,7 @@ class Hospital:
     test: Sequence[bool] | None = None
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A public or synthetic data set, naturally split by hospital."""
 

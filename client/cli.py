@@ -1,0 +1,125 @@
+"""`clinimeta adapt`: a hospital adapts a trained model to its own patients (run by the site)."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinimeta.common.errors import UserError, nearest
+from clinimeta.common.tasks.table import Records
+
+
+def adapt(
+    run_dir: Annotated[Path, typer.Argument(help="A finished run's folder, or a model.safetensors.")],
+    support: Annotated[
+        Path, typer.Option("--support", help="CSV of your labelled patients, a header and a line each.")
+    ],
+    predict: Annotated[Path, typer.Option("--predict", help="CSV of the patients to predict.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV to write.")],
+    prevalence: Annotated[
+        str,
+        typer.Option(
+            help="Share of the second class among your patients, e.g. 0.1 (several classes: all, with commas)."
+        ),
+    ] = "",
+    keep: Annotated[
+        str, typer.Option("--id", help="A column of the new patients to copy beside the predictions.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
+) -> None:
+    """Adapt a trained model to your own labelled patients and predict new ones, offline, in seconds.
+
+    Nothing leaves this machine. Example:
+
+        clinimeta adapt runs/default --support cases.csv --predict new.csv --out predictions.csv
+    """
+    from clinimeta.client.local import adapt as adapt_locally
+    from clinimeta.client.sources.csv_files import read_csv
+    from clinimeta.common.trained_model import read_model
+
+    if out.exists() and not force:
+        raise UserError(
+            "the output file is there already", where=str(out), remedy="choose another, or add --force"
+        )
+    if not out.parent.is_dir():
+        raise UserError("the output's folder does not exist", where=str(out.parent), remedy="create it first")
+    model = read_model(run_dir)
+    new = read_csv(predict)
+    if keep and keep not in new.cells:
+        raise UserError(
+            f"the column '{keep}' is missing", where=new.where, expected=nearest(keep, new.cells)
+        )
+    adapted = adapt_locally(model, read_csv(support), new, prevalence=_shares(prevalence))
+    classes = model.plan.table.classes
+    kept = list(new.cells[keep]) if keep else None
+    text = _csv(new, classes, adapted.probabilities.tolist(), keep, kept)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, out)
+    except OSError as error:
+        raise UserError(
+            "the output cannot be written", where=str(out), found=error.strerror or "", remedy="choose another"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    for warning in adapted.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    summary = {
+        "predictions": str(out),
+        "rows": len(new),
+        "support": adapted.support_rows,
+        "temperature": adapted.temperature,
+        "assumed_class_mix": dict(zip(classes, adapted.assumed, strict=True)),
+        "seconds": round(adapted.seconds, 3),
+        "warnings": list(adapted.warnings),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+        return
+    given = ", ".join(f"{count} {name}" for name, count in adapted.support_rows.items())
+    typer.echo(f"{len(new)} patients predicted in {adapted.seconds:.2f} s from {given} -> {out}")
+    if classes and not prevalence:
+        mix = ", ".join(f"{share:.0%} {name}" for name, share in zip(classes, adapted.assumed, strict=True))
+        typer.echo(f"The probabilities assume a mix of {mix}; give --prevalence if your patients differ.")
+
+
+def _shares(text: str) -> tuple[float, ...] | None:
+    if not text:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            "the prevalence is not a number",
+            where="--prevalence",
+            found=repr(text),
+            expected="a share between 0 and 1, with a decimal point",
+            remedy="for example --prevalence 0.1",
+        ) from None
+
+
+def _csv(
+    new: Records,
+    classes: Sequence[str],
+    probabilities: list[list[float]],
+    keep: str,
+    kept: Sequence[str] | None,
+) -> str:
+    """One line a new patient: the line it came from, the kept column, the prediction."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head = ["line", *([keep] if keep else [])]
+    writer.writerow([*head, *(["predicted", *(f"probability_{c}" for c in classes)] if classes else ["predicted"])])
+    for row, values in enumerate(probabilities):
+        cells: list[str | int] = [new.first_line + row, *([kept[row]] if kept else [])]
+        if classes:
+            cells.append(classes[max(range(len(values)), key=values.__getitem__)])
+        writer.writerow([*cells, *(f"{value:.6f}" for value in values)])
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""A trained model as one file: meta-parameters, the plan they belong to, and how sure they may be.
+
+A safetensors file whose metadata holds the plan, so that a hospital needs this file and nothing else.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from clinimeta.common.errors import RunDirError, StudyError
+from clinimeta.common.params import shapes
+from clinimeta.common.rng import generator
+from clinimeta.common.study import Plan
+from clinimeta.common.typing import Params
+
+FORMAT = "clinimeta model 1"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What a new hospital adapts. `temperatures`: size of support set -> temperature of the outputs."""
+
+    plan: Plan
+    params: Params
+    temperatures: Mapping[int, float]
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        metadata = {
+            "format": FORMAT,
+            "plan": self.plan.canonical().decode(),
+            "temperatures": json.dumps({str(shots): t for shots, t in self.temperatures.items()}),
+        }
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.params.items()}
+        data: bytes = safetensors.torch.save(tensors, metadata)
+        return data
+
+
+def read_model(path: Path) -> TrainedModel:
+    """Read a model file, or the one in a run directory.
+
+    Raises:
+        RunDirError: it is missing, damaged, or not one of ours.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        unfinished = path.is_dir() and (path / "study.toml").is_file()
+        raise RunDirError(
+            "there is no trained model here",
+            where=str(file),
+            found="a run that is not finished" if unfinished else "no such file",
+            expected="the folder of a finished run, or a model.safetensors",
+            remedy=f"clinimeta simulate --resume {path}" if unfinished else "check the path",
+        )
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            params = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(metadata.get("format"))
+        plan = Plan.from_bytes(metadata["plan"].encode())
+        temperatures = {int(k): float(t) for k, t in json.loads(metadata["temperatures"]).items()}
+        if shapes(params) != shapes(plan.learner().init(generator("template"))):
+            raise ValueError("shapes")
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, StudyError):
+        raise RunDirError(
+            "this is not a model that clinimeta can use",
+            where=str(file),
+            expected=f"a '{FORMAT}' file, unchanged, made by this version or an older one",
+            remedy="copy the file again from the run directory",
+        ) from None
+    return TrainedModel(plan, params, temperatures)

@@ -1,0 +1,230 @@
+"""The `clinimeta` command: everything on the command line, gathered on the top floor.
+
+Heavy modules (torch, flwr) are imported inside the commands, so that `--help` is instant.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clinimeta.client import cli as client_cli
+from clinimeta.common.errors import ClinimetaError, NumericalError, QuorumError, UserError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 a fault of ours; 2 something you can mend (it says what); 3 too few hospitals
+answered; 4 a training left the finite numbers; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="clinimeta",
+    help="Federated meta-learning for hospitals." + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+studies_app = typer.Typer(help="The built-in studies.", rich_markup_mode=None)
+app.command()(client_cli.adapt)
+app.add_typer(studies_app, name="studies")
+
+
+class EngineName(str, Enum):
+    """Where a simulation's two Flower apps run."""
+
+    LOOPBACK = "loopback"
+    RAY = "ray"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command()
+def simulate(
+    study: Annotated[
+        str, typer.Argument(help="A built-in study or a study file (TOML); the default study if left out.")
+    ] = "",
+    study_option: Annotated[str, typer.Option("--study", help="The same, as an option.")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the public data sets (else CLINIMETA_DATA, else a cache).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory to make (default: runs/STUDY, numbered).")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a run that was stopped.")] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="loopback: in this process. ray: Flower's own engine.")
+    ] = EngineName.LOOPBACK,
+    encode: Annotated[
+        bool, typer.Option(help="Send every message through Flower's wire encoding (same results).")
+    ] = True,
+    rounds: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own number.")] = None,
+    seeds: Annotated[str, typer.Option(help="Instead of the study's own, e.g. 0,1,2.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run a study: a federation of simulated or real hospitals in this process, over Flower.
+
+    Examples:
+
+        clinimeta simulate
+
+        clinimeta simulate --study heart-disease --data ../shared/data
+
+        clinimeta simulate my-study.toml --out runs/mine
+
+        clinimeta simulate --resume runs/mine
+    """
+    _quiet_flower()
+    from clinimeta.simulations import session
+
+    results = session.simulate(
+        session.Request(
+            study=study or study_option or "default",
+            data=data,
+            out=out,
+            resume=resume,
+            engine=engine.value,
+            encode=encode,
+            rounds=rounds,
+            seeds=_seeds(seeds),
+            argv=tuple(sys.argv[1:]),
+            given=bool(study or study_option),
+        )
+    )
+    if as_json:
+        typer.echo(results.to_json())
+
+
+@studies_app.callback(invoke_without_command=True)
+def list_studies(context: typer.Context, as_json: Json = False) -> None:
+    """List the built-in studies, a sentence each. Example: clinimeta studies --json."""
+    if context.invoked_subcommand is None:
+        from clinimeta.simulations import studies
+
+        _list([(name, studies.find(name).title) for name in studies.names()], as_json)
+
+
+@studies_app.command("show")
+def show_study(name: Annotated[str, typer.Argument(help="A built-in study.")]) -> None:
+    """Print a built-in study, to read or to start from. Example: clinimeta studies show default > mine.toml."""
+    from clinimeta.simulations import studies
+
+    typer.echo(studies.text_of(name), nl=False)
+
+
+@app.command("algorithms")
+def list_algorithms(as_json: Json = False) -> None:
+    """List the algorithms, a sentence each, with their hyperparameters. Example: clinimeta algorithms."""
+    from clinimeta.common.algorithms import ALGORITHMS
+
+    _list_registry(ALGORITHMS, as_json)
+
+
+@app.command("models")
+def list_models(as_json: Json = False) -> None:
+    """List the models, a sentence each, with their hyperparameters. Example: clinimeta models --json."""
+    from clinimeta.common.models import MODELS
+
+    _list_registry(MODELS, as_json)
+
+
+@app.command("datasets")
+def list_datasets(as_json: Json = False) -> None:
+    """List the data sets that a study can name. Example: clinimeta datasets."""
+    from clinimeta.simulations.datasets import DATASETS
+
+    _list_registry(DATASETS, as_json)
+
+
+@app.command("version")
+def show_version(as_json: Json = False) -> None:
+    """Print the versions that a result depends on. Example: clinimeta version --json."""
+    from clinimeta.simulations.run import versions
+
+    _list(list(versions().items()), as_json, keys=("package", "version"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; end with its exit code, and never with a traceback for a user's mistake."""
+    sys.exit(run(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command and turn what it raises into a message on stderr and an exit code."""
+    import click
+    from rich.console import Console
+
+    from clinimeta.simulations.display import show_error
+
+    console = Console(stderr=True)
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        show_error(console, error)
+        return 2
+    except (QuorumError, NumericalError) as error:
+        remedy = "more rounds of asking (attempts), a longer deadline_s or a smaller quorum in [training]"
+        if isinstance(error, NumericalError):
+            remedy = "smaller step sizes (inner_rate, outer.rate, local_rate) in the study"
+        show_error(console, UserError(str(error), remedy=remedy))
+        return 3 if isinstance(error, QuorumError) else 4
+    except ClinimetaError as error:
+        show_error(console, UserError(str(error)))
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.print("interrupted; go on with: clinimeta simulate --resume RUN_DIR", markup=False)
+        return 130
+
+
+def _list(rows: list[tuple[str, str]], as_json: bool, keys: tuple[str, str] = ("name", "summary")) -> None:
+    if as_json:
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def _list_registry(registry: Any, as_json: bool) -> None:
+    rows = [(name, registry.summary(name), registry.options(name)) for name in registry.names()]
+    if as_json:
+        typer.echo(json.dumps([{"name": n, "summary": s, "options": o} for n, s, o in rows], indent=1))
+        return
+    for name, summary, options in rows:
+        typer.echo(f"{name}: {summary}")
+        for option, default in options.items():
+            typer.echo(f"    {option} = {json.dumps(default)}")
+
+
+def _seeds(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0:
+        raise UserError(
+            "the seeds are not whole numbers", where="--seeds", found=repr(text), remedy="for example --seeds 0,1"
+        )
+    return seeds
+
+
+def _quiet_flower() -> None:
+    """Flower neither phones home nor talks over the progress display."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import logging
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
