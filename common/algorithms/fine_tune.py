@@ -53,4 +53,4 @@ class FineTune:
         """The plain loss over all rows of the episode, adapted to nothing."""
         rows = concatenate(episode.support, episode.query)
         outputs = self.model.apply(params, rows.inputs)
-        return MetaLoss(self.objective.loss(outputs, rows), outputs[len(episode.support) :])
+        return MetaLoss(self.objective.loss(outputs, rows), outputs[episode.support.size :])

@@ -10,13 +10,13 @@ from clinimeta.common.tasks.episode import Episode, Examples
 
 def pad(rows: Examples, size: int) -> Examples:
     """The same rows followed by zeros of weight 0, `size` rows in all."""
-    missing = size - len(rows)
+    missing = size - rows.size
 
     def extend(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])
 
     if missing < 0:
-        raise ValueError(f"cannot pad {len(rows)} rows to {size}")
+        raise ValueError(f"cannot pad {rows.size} rows to {size}")
     return Examples(
         {name: extend(x) for name, x in rows.inputs.items()}, extend(rows.targets), extend(rows.weights)
     )
@@ -24,7 +24,7 @@ def pad(rows: Examples, size: int) -> Examples:
 
 def stack_examples(sets: Sequence[Examples]) -> Examples:
     """One leading axis of tasks over sets padded to the longest: every tensor `[tasks, rows, ...]`."""
-    size = max(len(rows) for rows in sets)
+    size = max(rows.size for rows in sets)
     padded = [pad(rows, size) for rows in sets]
     return Examples(
         {name: torch.stack([p.inputs[name] for p in padded]) for name in padded[0].inputs},

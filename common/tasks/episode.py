@@ -25,8 +25,9 @@ class Examples(NamedTuple):
             {name: x[rows] for name, x in self.inputs.items()}, self.targets[rows], self.weights[rows]
         )
 
-    def __len__(self) -> int:
-        """The number of rows, padding included."""
+    @property
+    def size(self) -> int:
+        """The number of rows, padding included (`len` counts a tuple's fields)."""
         return len(self.targets)
 
 

@@ -50,7 +50,7 @@ class Table:
 
     def __len__(self) -> int:
         """The number of rows."""
-        return len(self.rows)
+        return self.rows.size
 
     def take(self, indices: Int[Tensor, " taken"]) -> "Table":
         """The rows at these indices."""

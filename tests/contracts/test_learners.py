@@ -1,0 +1,134 @@
+"""What every registered learner promises, on every model and every kind of task it can be built for."""
+
+from typing import Any
+
+import pytest
+import torch
+from clinimeta.common.algorithms import ALGORITHMS
+from clinimeta.common.algorithms.base import MetaLearner
+from clinimeta.common.algorithms.meta_gradient import (
+    adapt_and_predict,
+    task_gradients,
+    task_gradients_looped,
+)
+from clinimeta.common.codec import decode_params, encode_params
+from clinimeta.common.models import MODELS
+from clinimeta.common.params import digest, map_params, norm, shapes
+from clinimeta.common.rng import generator
+from clinimeta.common.tasks.batch import pad, stack
+from clinimeta.common.tasks.episode import Episode
+from clinimeta.common.typing import Params
+from tasks import KINDS, combinations, episodes, learner, rows, start
+
+RAGGED = [(6, 5), (9, 7), (3, 4)]
+EVERY = pytest.mark.parametrize(("algorithm", "model", "kind"), combinations())
+
+
+def total_loss(chosen: MetaLearner[Any], params: Params, tasks: list[Episode]) -> float:
+    return float(sum(chosen.meta_loss(params, episode).loss for episode in tasks))
+
+
+def difference(left: Params, right: Params) -> float:
+    return norm(map_params(lambda a, b: a.double() - b.double(), left, right))
+
+
+def test_every_algorithm_and_every_model_is_tested() -> None:
+    algorithms, models, kinds = map(set, zip(*combinations(), strict=True))
+    assert algorithms == set(ALGORITHMS.names())
+    assert models == set(MODELS.names())
+    assert kinds == set(KINDS)
+
+
+@EVERY
+def test_the_meta_gradient_equals_central_differences(algorithm: str, model: str, kind: str) -> None:
+    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED)
+    params = start(chosen)
+    gradient = task_gradients(chosen, params, stack(tasks)).sum()
+    for attempt in range(3):
+        rng = generator("direction", attempt)
+        direction = map_params(lambda p: torch.randn(p.shape, generator=rng, dtype=p.dtype), params)
+        step = 1e-5
+        up, down = (map_params(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
+        numerical = (total_loss(chosen, up, tasks) - total_loss(chosen, down, tasks)) / (2 * step)
+        analytic = sum(float((gradient[n] * direction[n]).sum()) for n in gradient)
+        assert analytic == pytest.approx(numerical, rel=1e-5, abs=1e-8)
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_the_vmapped_meta_gradient_equals_the_looped_one(
+    algorithm: str, model: str, kind: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    chosen, batch = learner(algorithm, model, kind), stack(episodes(kind, RAGGED, dtype=dtype))
+    params = start(chosen, dtype=dtype)
+    fast, obvious = task_gradients(chosen, params, batch), task_gradients_looped(chosen, params, batch)
+    scale = max(1.0, norm(obvious.gradients))
+    assert difference(fast.gradients, obvious.gradients) <= tolerance * scale
+    assert torch.allclose(fast.loss, obvious.loss, rtol=tolerance * 10, atol=tolerance)
+    assert torch.allclose(fast.outputs, obvious.outputs, rtol=tolerance * 100, atol=tolerance * 10)
+
+
+@EVERY
+def test_padding_changes_nothing(algorithm: str, model: str, kind: str) -> None:
+    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(6, 5)])
+    params = start(chosen)
+    padded = Episode(pad(episode.support, 11), pad(episode.query, 9))
+    plain, longer = (task_gradients(chosen, params, stack([e])) for e in (episode, padded))
+    assert difference(plain.sum(), longer.sum()) <= 1e-12 * max(1.0, norm(plain.sum()))
+    assert torch.allclose(plain.loss, longer.loss, rtol=1e-12)
+    assert torch.allclose(plain.outputs, longer.outputs[:, :5], rtol=1e-10)
+
+
+@EVERY
+def test_the_order_of_the_support_set_changes_nothing(algorithm: str, model: str, kind: str) -> None:
+    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(9, 5)])
+    params = start(chosen)
+    shuffled = Episode(episode.support.take(torch.randperm(9, generator=generator("order"))), episode.query)
+    plain, other = (adapt_and_predict(chosen, params, stack([e])) for e in (episode, shuffled))
+    assert torch.allclose(plain, other, rtol=1e-10)
+
+
+@EVERY
+def test_adaptation_lowers_the_support_loss_on_a_separable_task(
+    algorithm: str, model: str, kind: str
+) -> None:
+    options = {"steps": 5} if algorithm == "fine_tune" else {}  # the baseline adapts only where told to
+    chosen, support = learner(algorithm, model, kind, **options), rows(kind, 12, "support")
+    params = start(chosen)
+    with torch.no_grad():
+        adapted = chosen.adapt(params, support)
+        after = chosen.objective.loss(chosen.predict(params, adapted, support.inputs), support)
+        nothing = support._replace(weights=torch.zeros_like(support.weights))
+        mixed = support._replace(targets=support.targets.roll(1))
+        before = min(
+            float(chosen.objective.loss(chosen.predict(params, a, support.inputs), support))
+            for a in (chosen.adapt(params, nothing), chosen.adapt(params, mixed))
+            if bool(torch.isfinite(chosen.predict(params, a, support.inputs)).all())
+        )
+    assert float(after) < before
+
+
+@EVERY
+def test_meta_parameters_survive_serialisation_to_the_bit(algorithm: str, model: str, kind: str) -> None:
+    params = learner(algorithm, model, kind).init(generator("save"))
+    read = decode_params(encode_params(params))
+    assert shapes(read) == shapes(params)
+    assert digest(read) == digest(params)
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_meta_parameters(algorithm: str, model: str, kind: str) -> None:
+    chosen = learner(algorithm, model, kind)
+    assert digest(chosen.init(generator("x", 1))) == digest(chosen.init(generator("x", 1)))
+    assert digest(chosen.init(generator("x", 1))) != digest(chosen.init(generator("x", 2)))
+
+
+@EVERY
+def test_the_outer_loop_improves_on_the_untrained_learner(algorithm: str, model: str, kind: str) -> None:
+    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED)
+    params = start(chosen)
+    before = total_loss(chosen, params, tasks)
+    for _ in range(20):
+        gradient = task_gradients(chosen, params, stack(tasks)).sum()
+        params = map_params(lambda p, g: p - 0.02 * g, params, gradient)
+    assert total_loss(chosen, params, tasks) < before
