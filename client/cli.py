@@ -15,7 +15,7 @@ from clinimeta.common.tasks.table import Records
 
 
 def adapt(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run's folder, or a model.safetensors.")],
+    run_dir: Annotated[Path, typer.Argument(help="A finished run, or a model.safetensors.")],
     support: Annotated[
         Path, typer.Option("--support", help="CSV of your labelled patients, a header and a line each.")
     ],
@@ -24,7 +24,7 @@ def adapt(
     prevalence: Annotated[
         str,
         typer.Option(
-            help="Share of the second class among your patients, e.g. 0.1 (several classes: all, with commas)."
+            help="Share of the second class among your patients, e.g. 0.1 (several classes: all of them)."
         ),
     ] = "",
     keep: Annotated[
@@ -52,9 +52,7 @@ def adapt(
     model = read_model(run_dir)
     new = read_csv(predict)
     if keep and keep not in new.cells:
-        raise UserError(
-            f"the column '{keep}' is missing", where=new.where, expected=nearest(keep, new.cells)
-        )
+        raise UserError(f"the column '{keep}' is missing", where=new.where, expected=nearest(keep, new.cells))
     adapted = adapt_locally(model, read_csv(support), new, prevalence=_shares(prevalence))
     classes = model.plan.table.classes
     kept = list(new.cells[keep]) if keep else None
@@ -65,7 +63,10 @@ def adapt(
         os.replace(part, out)
     except OSError as error:
         raise UserError(
-            "the output cannot be written", where=str(out), found=error.strerror or "", remedy="choose another"
+            "the output cannot be written",
+            where=str(out),
+            found=error.strerror or "",
+            remedy="choose another",
         ) from None
     finally:
         part.unlink(missing_ok=True)
@@ -116,7 +117,9 @@ def _csv(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head = ["line", *([keep] if keep else [])]
-    writer.writerow([*head, *(["predicted", *(f"probability_{c}" for c in classes)] if classes else ["predicted"])])
+    writer.writerow(
+        [*head, *(["predicted", *(f"probability_{c}" for c in classes)] if classes else ["predicted"])]
+    )
     for row, values in enumerate(probabilities):
         cells: list[str | int] = [new.first_line + row, *([kept[row]] if kept else [])]
         if classes:

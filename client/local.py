@@ -48,6 +48,7 @@ def adapt(
         DataError: a table does not fit the study, or the support set lacks a class.
         UserError: the prevalence is no share for each class.
         NumericalError: the adapted model gives no finite numbers.
+
     """
     started = time.monotonic()
     schema, learner = model.plan.table, model.plan.learner()
@@ -64,7 +65,7 @@ def adapt(
     if schema.normalise == "site":
         standard = Standard.of(np.concatenate([values, new_values]))
         warnings.append(
-            f"the study standardises by a hospital's own rows: the {len(support) + len(new)} rows given were used"
+            f"the study standardises by a hospital's own rows: the {len(support) + len(new)} given served"
         )
     rows = examples({"table": features(schema, values, standard)}, targets)
     with torch.no_grad():

@@ -4,7 +4,6 @@ Whatever an order asks, only what `records` defines can leave, and only after th
 fit the site's table. A site that cannot or will not answer says so with a `Refusal`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -56,6 +55,7 @@ class Site:
 
         Raises:
             DataError: the records do not fit the schema.
+
         """
         return encode(schema, self.records, test=self.test).training
 
@@ -107,7 +107,8 @@ def _meta_gradient(
     site: Site, order: MetaGradientOrder, plan: Plan, learner: MetaLearner[Any], table: Table
 ) -> MetaGradient:
     """One or several outer steps on the site's own tasks, then the (scaled) difference."""
-    params, measured = order.params, dict[str, Mean]()
+    params: Params = order.params
+    measured: Mapping[str, Mean] = {}
     total: Params = {}
     tasks = 0
     for step in range(plan.local_meta_steps):

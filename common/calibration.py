@@ -6,10 +6,10 @@ temperatures; the coordinator sees only these sums, and the best temperature for
 set travels with the model (temperature scaling, Guo et al., ICML 2017, section 4.2, federated).
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,7 +37,7 @@ def temperature_for(by_shots: Mapping[int, float], shots: float) -> float:
     known = sorted(by_shots.items())
     if shots <= known[0][0]:
         return known[0][1]
-    for (low, t_low), (high, t_high) in zip(known[:-1], known[1:], strict=True):
+    for (low, t_low), (high, t_high) in itertools.pairwise(known):
         if shots <= high:
             share = (math.log1p(shots) - math.log1p(low)) / (math.log1p(high) - math.log1p(low))
             return t_low + share * (t_high - t_low)

@@ -74,6 +74,7 @@ def decode(envelope: Envelope) -> Order | Reply:
     Raises:
         RecordError: another version, an unknown kind, a field missing, left over or of the wrong type,
             or tensors that are not canonical safetensors.
+
     """
     fields, tensors = dict(envelope.fields), dict(envelope.tensors)
     if fields.get("version") != VERSION:
@@ -107,6 +108,7 @@ def decode_params(data: bytes) -> Params:
 
     Raises:
         RecordError: not safetensors, or not in the canonical form.
+
     """
     try:
         params: dict[str, torch.Tensor] = safetensors.torch.load(data)

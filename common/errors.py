@@ -14,7 +14,7 @@ A hospital that says no gives an answer (`records.Refusal`); it does not raise.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class ClinimetaError(Exception):
@@ -70,14 +70,18 @@ class RunDirError(UserError):
 
 
 class QuorumError(ClinimetaError):
-    """Too few hospitals answered, however often they were asked."""
+    """Too few hospitals answered, however often they were asked; `missing` says who, and why."""
 
-    def __init__(self, round_number: int, accepted: int, quorum: int, missing: Iterable[str]) -> None:
+    def __init__(self, round_number: int, accepted: int, quorum: int, missing: Mapping[str, str]) -> None:
         self.round_number, self.accepted, self.quorum = round_number, accepted, quorum
-        self.missing = tuple(sorted(missing))
+        self.missing = dict(missing)
+        reasons = sorted({*missing.values()})
+        who = "; ".join(
+            f"{reason}: {', '.join(sorted(site for site, why in missing.items() if why == reason))}"
+            for reason in reasons
+        )
         super().__init__(
-            f"round {round_number}: {accepted} usable answers, {quorum} needed; "
-            f"no usable answer from {', '.join(self.missing) or 'anyone else'}"
+            f"round {round_number}: {accepted} usable answers, {quorum} needed ({who or 'nobody else is there'})"
         )
 
 

@@ -4,10 +4,12 @@ An envelope's fields become a ConfigRecord, its tensors an ArrayRecord of raw by
 into chunks on the wire). The message type names the kind of record, so that a ClientApp can route it.
 """
 
+from typing import cast
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from clinimeta.common.codec import Envelope, decode, encode
+from clinimeta.common.codec import Envelope, Field, decode, encode
 from clinimeta.common.errors import RecordError
 from clinimeta.common.records import (
     CalibrationOrder,
@@ -34,7 +36,7 @@ def to_flower(record: Order | Reply) -> RecordDict:
         name: Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
         for name, data in envelope.tensors.items()
     }
-    fields = ConfigRecord(dict(envelope.fields))  # type: ignore[arg-type]  # flwr's union is invariant
+    fields = ConfigRecord(dict(envelope.fields))
     return RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
 
 
@@ -43,6 +45,7 @@ def from_flower(content: RecordDict) -> Order | Reply:
 
     Raises:
         RecordError: anything but exactly one record of ours.
+
     """
     return decode(envelope_of(content))
 
@@ -52,6 +55,7 @@ def envelope_of(content: RecordDict) -> Envelope:
 
     Raises:
         RecordError: other records than ours, or an array whose header does not fit its bytes.
+
     """
     if set(content) != {_FIELDS, _TENSORS}:
         raise RecordError(f"unexpected records in the message: {sorted(content)}")
@@ -59,6 +63,12 @@ def envelope_of(content: RecordDict) -> Envelope:
     if not isinstance(fields, ConfigRecord) or not isinstance(tensors, ArrayRecord):
         raise RecordError("the message's records have the wrong type")
     for name, array in tensors.items():
-        if array.stype != _STYPE or array.dtype != str(np.dtype("uint8")) or tuple(array.shape) != (len(array.data),):
+        if (
+            array.stype != _STYPE
+            or array.dtype != str(np.dtype("uint8"))
+            or tuple(array.shape) != (len(array.data),)
+        ):
             raise RecordError(f"array '{name}' has a header that does not fit its bytes")
-    return Envelope(dict(fields), {name: array.data for name, array in tensors.items()})
+    return Envelope(
+        cast(dict[str, Field], dict(fields)), {name: array.data for name, array in tensors.items()}
+    )

@@ -42,7 +42,7 @@ class SGD:
         return prefixed(zeros_like(params), "velocity")
 
     def update(self, gradient: Params, state: Params, params: Params) -> tuple[Params, Params]:
-        """v <- momentum v + g; params <- params - rate v."""
+        """V <- momentum v + g; params <- params - rate v."""
         velocity = add(gradient, part(state, "velocity"), self.momentum)
         return add(params, velocity, -self.rate), prefixed(velocity, "velocity")
 

@@ -14,6 +14,7 @@ def map_params(function: Callable[..., Tensor], *params: Params) -> Params:
 
     Raises:
         ValueError: the arguments do not hold the same names.
+
     """
     first, *rest = params
     for other in rest:

@@ -4,6 +4,7 @@ Every order carries a fresh nonce that its answer repeats. What a site answers h
 tasks, weights and allow-listed aggregate metrics: never a row, a value or an identifier of a patient.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -85,7 +86,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A site says no. `code` is one of `REFUSALS`; `reason` is a sentence that holds no value of a patient."""
+    """A site says no: `code` is one of `REFUSALS`, `reason` a sentence without any patient's value."""
 
     nonce: str
     site: str
@@ -114,7 +115,7 @@ def count_range(count: int) -> tuple[int, int]:
     ((0, 9), (20, 49), (500, 999))
     """
     bounds = [0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         if count < high:
             return low, high - 1
     return bounds[-1], 10**9

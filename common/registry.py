@@ -47,6 +47,7 @@ class Registry(Generic[T]):
 
         Raises:
             StudyError: there is none; names the nearest and lists all.
+
         """
         self._load()
         if name not in self._classes:
@@ -69,6 +70,7 @@ class Registry(Generic[T]):
 
         Raises:
             StudyError: unknown name, unknown hyperparameter, or a value out of range.
+
         """
         cls = self.get(name, where)
         settings = parse(hyperparameters(cls), options, f"{where} {self.kind} '{name}'".strip())

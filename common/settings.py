@@ -27,6 +27,7 @@ def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
 
     Raises:
         StudyError: a key is unknown, missing or of the wrong kind; names `where` and the key's path.
+
     """
     try:
         # Strict validation takes JSON's lists for tuples, but not Python's; so go through JSON.

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -63,7 +63,7 @@ class Training(Settings):
     deadline_s: Annotated[float, Gt(0)] = 120.0
     attempts: Annotated[int, Ge(1)] = 3
     max_norm: Annotated[float, Gt(0)] = 1e4
-    max_norm_ratio: Annotated[float, Gt(1)] = 30.0
+    max_norm_ratio: Annotated[float, Gt(1)] = 1000.0
 
 
 class Arm(Settings):
@@ -127,7 +127,7 @@ class Published(Settings):
 
 
 class Question(Settings):
-    """What a study asks: does one arm beat another at this many shots? The report answers with an interval."""
+    """What a study asks: does one arm beat another at this many shots? Answered with an interval."""
 
     evaluation: str
     arm: str
@@ -170,11 +170,11 @@ class Study(Settings):
         evaluations = [e.name for e in self.evaluations]
         if len(set(evaluations)) < len(evaluations):
             raise ValueError("two evaluations have the same name")
-        wanted = [("primary", self.primary, arms)]
+        wanted: list[tuple[str, str, Iterable[str]]] = [("primary", self.primary, arms)]
         wanted += [(f"trained_by of arm '{a.name}'", a.trained_by, arms) for a in self.arms if a.trained_by]
         for question in self.questions:
             wanted += [("arm of a question", question.arm, arms), ("against", question.against, arms)]
-            wanted += [("evaluation of a question", question.evaluation, dict.fromkeys(evaluations))]
+            wanted += [("evaluation of a question", question.evaluation, evaluations)]
         for where, name, known in wanted:
             if name not in known:
                 raise ValueError(f"{where}: there is no '{name}'; {nearest(name, known)}")
@@ -195,6 +195,7 @@ class Study(Settings):
 
         Raises:
             StudyError: there is none.
+
         """
         for arm in self.arms:
             if arm.name == name:
@@ -253,6 +254,7 @@ class Plan(Settings):
 
         Raises:
             StudyError: not a plan of this version, or not in canonical form.
+
         """
         try:
             plan = parse(Plan, json.loads(data), "the plan received")
@@ -267,6 +269,7 @@ class Plan(Settings):
 
         Raises:
             StudyError: an unknown algorithm, model or application, or a hyperparameter out of range.
+
         """
         return _learner_of(self.canonical())
 
@@ -295,6 +298,7 @@ def read_study(text: str, where: str) -> Study:
 
     Raises:
         StudyError: not TOML, an unknown or missing key, a value that does not fit; names the key.
+
     """
     try:
         values = tomllib.loads(text)

@@ -45,6 +45,7 @@ def read_model(path: Path) -> TrainedModel:
 
     Raises:
         RunDirError: it is missing, damaged, or not one of ours.
+
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():

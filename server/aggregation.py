@@ -105,6 +105,9 @@ def _sorted(params: Params) -> list[torch.Tensor]:
 
 def _metrics_are_sound(measured: Mapping[str, Mean]) -> bool:
     return all(
-        name in metrics.ALLOWED and math.isfinite(mean.total) and math.isfinite(mean.weight) and mean.weight >= 0
+        name in metrics.ALLOWED
+        and math.isfinite(mean.total)
+        and math.isfinite(mean.weight)
+        and mean.weight >= 0
         for name, mean in measured.items()
     )

@@ -86,6 +86,7 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
         QuorumError: a round's quorum was not reached.
         NumericalError: the outer step left the finite numbers.
         RunDirError: a checkpoint is damaged or foreign.
+
     """
     digest, optimizer = job.plan.digest, job.training.outer.build()
     state = job.run_dir.latest(job.name, digest)

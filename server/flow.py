@@ -66,6 +66,7 @@ def meta_round(
 
     Raises:
         QuorumError: the quorum was not reached.
+
     """
     usable: dict[str, MetaGradient] = {}
     refused: dict[str, str] = {}
@@ -93,7 +94,8 @@ def meta_round(
             break
     refused |= outcome.refused
     if len(outcome.accepted) < quorum:
-        raise QuorumError(number, len(outcome.accepted), quorum, set(cohort) - set(outcome.accepted))
+        missing = {site: refused.get(site, "silent") for site in cohort if site not in outcome.accepted}
+        raise QuorumError(number, len(outcome.accepted), quorum, missing)
     silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
     combined = Aggregate(outcome.gradient, outcome.weight, outcome.metrics, outcome.accepted, refused)
     return Round(combined, silent)

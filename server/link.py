@@ -93,6 +93,7 @@ class Link:
 
         Raises:
             QuorumError: the flow's own, where too few sites answer.
+
         """
         try:
             orders: Orders = next(flow)
@@ -110,7 +111,10 @@ class Link:
         """Node -> what it answered; a node that did not answer in time is missing."""
         messages = [
             Message(
-                to_flower(order), dst_node_id=node, message_type=MESSAGE_TYPES[type(order)], ttl=self._deadline_s
+                to_flower(order),
+                dst_node_id=node,
+                message_type=MESSAGE_TYPES[type(order)],
+                ttl=self._deadline_s,
             )
             for node, order in orders.items()
         ]

@@ -1,12 +1,12 @@
 """The run directory: study, manifest, metrics, checkpoints, model. Nothing in it is ever half written.
 
-    study.toml           the study as it ran, complete
-    manifest.json        versions, seeds, data hashes, sites' row ranges, what came out
-    metrics.jsonl        a line a round
-    model.safetensors    the primary arm's meta-parameters, with all that a new hospital needs to adapt them
-    trainings/NAME/      round-NNNNN.safetensors, a checkpoint each round (the newest are kept)
-    results.json         what was measured
-    report.html          for people
+study.toml           the study as it ran, complete
+manifest.json        versions, seeds, data hashes, sites' row ranges, what came out
+metrics.jsonl        a line a round
+model.safetensors    the primary arm's meta-parameters, with all that a new hospital needs to adapt them
+trainings/NAME/      round-NNNNN.safetensors, a checkpoint each round (the newest are kept)
+results.json         what was measured
+report.html          for people
 """
 
 import json
@@ -40,6 +40,7 @@ class RunDir:
 
         Raises:
             RunDirError: something is there already, or the folder cannot be written.
+
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunDirError(
@@ -66,6 +67,7 @@ class RunDir:
 
         Raises:
             RunDirError: the folder is missing or holds no run.
+
         """
         if not (path / "study.toml").is_file():
             raise RunDirError(
@@ -86,6 +88,7 @@ class RunDir:
 
         Raises:
             RunDirError: there is none yet, or it is damaged.
+
         """
         try:
             manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
@@ -124,6 +127,7 @@ class RunDir:
 
         Raises:
             RunDirError: it belongs to another plan, or is damaged.
+
         """
         checkpoints = sorted(self._folder(training).glob("round-*.safetensors"))
         return _unpack(checkpoints[-1], plan) if checkpoints else None

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     """Where a simulation's two Flower apps run."""
 
     LOOPBACK = "loopback"
@@ -70,7 +70,6 @@ def simulate(
     """Run a study: a federation of simulated or real hospitals in this process, over Flower.
 
     Examples:
-
         clinimeta simulate
 
         clinimeta simulate --study heart-disease --data ../shared/data
@@ -78,6 +77,7 @@ def simulate(
         clinimeta simulate my-study.toml --out runs/mine
 
         clinimeta simulate --resume runs/mine
+
     """
     _quiet_flower()
     from clinimeta.simulations import session
@@ -111,7 +111,7 @@ def list_studies(context: typer.Context, as_json: Json = False) -> None:
 
 @studies_app.command("show")
 def show_study(name: Annotated[str, typer.Argument(help="A built-in study.")]) -> None:
-    """Print a built-in study, to read or to start from. Example: clinimeta studies show default > mine.toml."""
+    """Print a built-in study, to start from. Example: clinimeta studies show default > mine.toml."""
     from clinimeta.simulations import studies
 
     typer.echo(studies.text_of(name), nl=False)
@@ -214,7 +214,10 @@ def _seeds(text: str) -> tuple[int, ...] | None:
         seeds = ()
     if not seeds or min(seeds) < 0:
         raise UserError(
-            "the seeds are not whole numbers", where="--seeds", found=repr(text), remedy="for example --seeds 0,1"
+            "the seeds are not whole numbers",
+            where="--seeds",
+            found=repr(text),
+            remedy="for example --seeds 0,1",
         )
     return seeds
 

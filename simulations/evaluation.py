@@ -4,7 +4,7 @@ Every arm gets the same support and query rows: they are a function of the study
 evaluation, the hospital, the support size and the repetition.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +51,12 @@ class Prediction:
     probabilities: Float[np.ndarray, "query classes"]
 
 
-def draws(
-    evaluation: Evaluation, site: str, table: Table, classes: int, seed: int, *, repeats: int | None = None
-) -> list[Draw]:
+def draws(evaluation: Evaluation, site: str, table: Table, classes: int, seed: int) -> list[Draw]:
     """Every draw at one hospital; sizes that its rows cannot give are left out."""
     return [
         draw
         for shots in evaluation.shots
-        for repeat in range(evaluation.repeats if repeats is None else repeats)
+        for repeat in range(evaluation.repeats)
         if shots != "all" or repeat == 0
         for draw in _draw(evaluation, site, table, classes, seed, shots, repeat)
     ]
@@ -87,7 +85,9 @@ def _draw(
     return [Draw(site, str(shots), repeat, support, test if len(test) else rest)]
 
 
-def predict(plan: Plan, params: Params, tables: dict[str, Table], drawn: Sequence[Draw]) -> list[Prediction]:
+def predict(
+    plan: Plan, params: Params, tables: Mapping[str, Table], drawn: Sequence[Draw]
+) -> list[Prediction]:
     """Adapt and predict every draw, many at a time."""
     learner = plan.learner()
     predictions = []
@@ -122,7 +122,7 @@ def merge_halves(predictions: Iterable[Prediction]) -> list[Prediction]:
             other = merged[key]
             rows = np.concatenate([other.rows, p.rows])
             order = np.argsort(rows)
-            p = Prediction(  # noqa: PLW2901
+            p = Prediction(
                 *key,
                 rows[order],
                 np.concatenate([other.targets, p.targets])[order],

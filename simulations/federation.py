@@ -1,8 +1,7 @@
 """The hospitals of a study, and who trains and who is judged in each of its splits."""
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from clinimeta.client.site import Site
 from clinimeta.common.errors import StudyError
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Evaluation, Study
+from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Table, encode
 from clinimeta.simulations.datasets import DATASETS
 from clinimeta.simulations.datasets.base import Dataset
@@ -37,20 +37,30 @@ class Federation:
     files: Mapping[str, str]
     synthetic: bool
 
+    def training(self, schema: Schema, train: Sequence[str]) -> "Federation":
+        """The hospitals that train, without the rows of people who were also at one that does not."""
+        outside = {
+            person
+            for name, site in self.sites.items()
+            if schema.patient_everywhere and name not in train
+            for person in site.records.cells.get(schema.patient, ())
+        }
+        sites = {name: _without(self.sites[name], schema, outside) for name in train}
+        tables = {
+            name: self.tables[name] if site is self.sites[name] else encode_site(schema, site)
+            for name, site in sites.items()
+        }
+        return replace(self, sites=sites, tables=tables)
+
 
 def dataset_of(study: Study) -> Dataset:
     """The data set that a study names.
 
     Raises:
         StudyError: there is none of that name, or an option is wrong.
+
     """
     return DATASETS.build(study.data.name, study.data.options, "[data]")
-
-
-def data_folder(given: Path | None) -> Path | None:
-    """`--data`, else the environment's `CLINIMETA_DATA`, else None."""
-    named = os.environ.get("CLINIMETA_DATA", "")
-    return given or (Path(named) if named else None)
 
 
 def load(study: Study, data: Path | None) -> Federation:
@@ -60,6 +70,7 @@ def load(study: Study, data: Path | None) -> Federation:
         StudyError: the data set or an option is unknown, or there are too few hospitals.
         MissingDataError: a file is neither there nor downloadable.
         DataError: a table does not fit the study.
+
     """
     dataset = dataset_of(study)
     hospitals = dataset.hospitals(data)
@@ -67,8 +78,13 @@ def load(study: Study, data: Path | None) -> Federation:
         name: Site(name, h.records, tuple(h.test) if h.test is not None else None)
         for name, h in hospitals.items()
     }
-    tables = {name: encode(study.table, site.records, test=site.test) for name, site in sites.items()}
+    tables = {name: encode_site(study.table, site) for name, site in sites.items()}
     return Federation(sites, tables, dataset.files(data), dataset.synthetic)
+
+
+def encode_site(schema: Schema, site: Site) -> Table:
+    """All of a hospital's rows, the ones kept for evaluation marked."""
+    return encode(schema, site.records, test=site.test)
 
 
 def splits(evaluation: Evaluation, names: Sequence[str]) -> list[Split]:
@@ -76,14 +92,13 @@ def splits(evaluation: Evaluation, names: Sequence[str]) -> list[Split]:
 
     Raises:
         StudyError: there are too few hospitals for the split.
+
     """
     if evaluation.split == "own_test_rows":
         return [Split(EVERYONE, tuple(names), tuple(names))]
     if evaluation.split == "leave_one_site_out":
         _require(len(names) >= 2, evaluation, names, "two or more")
-        return [
-            Split(f"without-{out}", tuple(n for n in names if n != out), (out,)) for out in names
-        ]
+        return [Split(f"without-{out}", tuple(n for n in names if n != out), (out,)) for out in names]
     if evaluation.split == "unseen_sites":
         kept = len(names) - evaluation.sites
         _require(0 < kept < len(names), evaluation, names, f"more than the {evaluation.sites} held out")
@@ -107,6 +122,15 @@ def deployment_split(study: Study, names: Sequence[str]) -> Split:
         if evaluation.split == "unseen_sites":
             return splits(evaluation, names)[0]
     return Split(EVERYONE, tuple(names), ())
+
+
+def _without(site: Site, schema: Schema, people: set[str]) -> Site:
+    """The site with the rows of these people kept back, like test rows."""
+    persons = site.records.cells.get(schema.patient, ())
+    if not people.intersection(persons):
+        return site
+    kept_back = site.test or (False,) * len(site.records)
+    return replace(site, test=tuple(k or p in people for k, p in zip(kept_back, persons, strict=True)))
 
 
 def _require(fits: bool, evaluation: Evaluation, names: Sequence[str], wanted: str) -> None:

@@ -196,23 +196,19 @@ def run_loopback(server: ServerApp, grid: LoopbackGrid) -> None:
 class LoopbackEngine:
     """Run a training's two apps in this process, one site after the other."""
 
-    sites: Mapping[str, Site]
     encode: bool = True
     faults: Faults = field(default_factory=Faults)
     tap: WireTap | None = None
 
-    def __call__(self, job: Job, outcome: Outcome, train: tuple[str, ...]) -> None:
-        """Do `job` over the hospitals named in `train`."""
+    def __call__(self, job: Job, outcome: Outcome, sites: Mapping[str, Site]) -> None:
+        """Do `job` over these hospitals."""
         clock = VirtualClock()
         grid = LoopbackGrid(
-            client_app(self._open),
-            {site: {"site": site} for site in train},
+            client_app(lambda context: sites[str(context.node_config["site"])]),
+            {site: {"site": site} for site in sites},
             clock,
             encode=self.encode,
             faults=FaultPlan(self.faults, job.plan.seed),
             tap=self.tap,
         )
         run_loopback(server_app(job, outcome, clock=clock), grid)
-
-    def _open(self, context: Context) -> Site:
-        return self.sites[str(context.node_config["site"])]

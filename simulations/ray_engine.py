@@ -1,6 +1,7 @@
 """Flower's own engine: the same two apps on Ray, one virtual SuperNode a hospital (extra `ray`)."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,18 +24,20 @@ class RayEngine:
     data: Path | None
     cpus: int = 1
 
-    def __call__(self, job: Job, outcome: Outcome, train: tuple[str, ...]) -> None:
-        """Do `job` over the hospitals named in `train`.
+    def __call__(self, job: Job, outcome: Outcome, sites: Mapping[str, Site]) -> None:
+        """Do `job` over these hospitals.
 
         Raises:
             UserError: Ray is not installed.
             RuntimeError: Ray or Flower stopped before the training was done.
+
         """
+        names = tuple(sites)
         run_simulation = _flower_simulation()
         run_simulation(
             server_app=server_app(job, outcome, poll_s=0.02),
-            client_app=client_app(partial(open_partition, self.study_toml, self.data, train)),
-            num_supernodes=len(train),
+            client_app=client_app(partial(open_partition, self.study_toml, self.data, names)),
+            num_supernodes=len(names),
             backend_config={"client_resources": {"num_cpus": self.cpus, "num_gpus": 0.0}},
         )
         if outcome.state is None:
@@ -43,11 +46,12 @@ class RayEngine:
 
 def open_partition(study_toml: str, data: Path | None, train: tuple[str, ...], context: Context) -> Site:
     """The hospital of a virtual SuperNode (run in a Ray worker)."""
-    loaded = federation.load(read_study(study_toml, "study.toml"), data)
-    return loaded.sites[train[int(context.node_config["partition-id"])]]
+    study = read_study(study_toml, "study.toml")
+    training = federation.load(study, data).training(study.table, train)
+    return training.sites[train[int(context.node_config["partition-id"])]]
 
 
-def _flower_simulation():  # type: ignore[no-untyped-def]  # Flower's own function, imported late
+def _flower_simulation() -> Callable[..., None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # noqa: F401 (only to see whether it is there)
@@ -59,4 +63,4 @@ def _flower_simulation():  # type: ignore[no-untyped-def]  # Flower's own functi
         ) from None
     from flwr.simulation import run_simulation
 
-    return run_simulation
+    return run_simulation  # deprecated for `flwr run`, which cannot take apps made in this process

@@ -9,14 +9,15 @@ from clinimeta.common.errors import StudyError, nearest
 from clinimeta.common.tasks.table import Table
 from clinimeta.simulations.evaluation import Draw, Prediction, merge_halves
 
-Reference = Callable[[Mapping[str, Table], Sequence[str], Sequence[Draw]], list[Prediction]]
+Reference = Callable[[Mapping[str, Table], Mapping[str, Table], Sequence[Draw]], list[Prediction]]
+"""(tables that train, all tables, draws) -> predictions."""
 
 
 def pooled_logistic_regression(
-    tables: Mapping[str, Table], train: Sequence[str], drawn: Sequence[Draw]
+    training: Mapping[str, Table], tables: Mapping[str, Table], drawn: Sequence[Draw]
 ) -> list[Prediction]:
     """Logistic regression (L2, C = 1) on all training rows together; it ignores the support sets."""
-    rows = [tables[site].training.rows for site in train]
+    rows = [table.training.rows for table in training.values()]
     inputs = np.concatenate([r.inputs["table"].numpy() for r in rows])
     targets = np.concatenate([r.targets.numpy() for r in rows])
     model = LogisticRegression(max_iter=2000).fit(inputs, targets)
@@ -41,6 +42,7 @@ def reference(name: str) -> Reference:
 
     Raises:
         StudyError: there is none.
+
     """
     if name not in REFERENCES:
         raise StudyError(f"there is no reference '{name}'", expected=nearest(name, REFERENCES))

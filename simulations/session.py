@@ -65,11 +65,11 @@ def simulate(request: Request) -> Results:
         UserError: the study, the data or the run directory cannot be used; says why.
         QuorumError: too few hospitals answered.
         NumericalError: a training left the finite numbers.
+
     """
     torch.set_num_threads(1)  # on few cores and small tensors, more threads are slower
     study, run_dir = _resume(request) if request.resume else (_study(request), None)
-    data = federation.data_folder(request.data)
-    loaded = federation.load(study, data)
+    loaded = federation.load(study, request.data)
     if run_dir is None:
         run_dir = RunDir.create(request.out or _free_folder(study.name), study.to_toml())
     elif "data_sha256" in (manifest := _manifest_if_any(run_dir)):
@@ -81,7 +81,7 @@ def simulate(request: Request) -> Results:
             study=study,
             run_dir=run_dir,
             federation=loaded,
-            engine=_engine(request, study, loaded, data),
+            engine=_engine(request, study),
             observer=_Display(progress),
             command=shlex.join(["clinimeta", *request.argv]),
         )
@@ -162,14 +162,15 @@ def _same_data(run_dir: RunDir, before: object, loaded: Federation) -> None:
         )
 
 
-def _engine(request: Request, study: Study, loaded: Federation, data: Path | None) -> Engine:
+def _engine(request: Request, study: Study) -> Engine:
     if request.engine == "ray":
         if study.faults != type(study.faults)():
             raise StudyError(
-                "faults are injected by the loopback engine only", remedy="leave out --engine ray, or [faults]"
+                "faults are injected by the loopback engine only",
+                remedy="leave out --engine ray, or [faults]",
             )
-        return RayEngine(study.to_toml(), data)
-    return LoopbackEngine(loaded.sites, encode=request.encode, faults=study.faults)
+        return RayEngine(study.to_toml(), request.data)
+    return LoopbackEngine(encode=request.encode, faults=study.faults)
 
 
 def _free_folder(name: str) -> Path:

@@ -23,7 +23,7 @@ BySite = Mapping[str, Sequence[Prediction]]
 Draws = Sequence[Sequence[Prediction]]
 Replicate = Callable[[np.random.Generator], float]
 
-DRAWS_RESAMPLED = 5
+DRAWS_RESAMPLED = 4
 """Of a hospital's draws, how many make one replicate; more would only make the interval slower."""
 
 NAMED_SITES = ("own_test_rows", "leave_one_site_out")
@@ -46,15 +46,32 @@ def bootstrap(evaluation: Evaluation, by_site: BySite, score: str) -> Float[np.n
     """Bootstrap replicates of the score; equal resamples for every arm, so that differences are paired."""
     if not by_site:
         return np.full(evaluation.bootstrap, np.nan)
+    if evaluation.split in NAMED_SITES and not evaluation.pooled:
+        return mean_over(bootstrap_each(evaluation, by_site, score))
     rng = np.random.default_rng(derive_seed("bootstrap", evaluation.name, score))
     draws = list(by_site.values())
-    if evaluation.pooled:
-        replicate = _pooled(draws, SCORES[score])
-    elif evaluation.split in NAMED_SITES:
-        replicate = _named(draws, SCORES[score])
-    else:
-        replicate = _hospitals(draws, SCORES[score])
+    replicate = (_pooled if evaluation.pooled else _hospitals)(draws, SCORES[score])
     return np.array([replicate(rng) for _ in range(evaluation.bootstrap)])
+
+
+def bootstrap_each(
+    evaluation: Evaluation, by_site: BySite, score: str
+) -> dict[str, Float[np.ndarray, " replicates"]]:
+    """Replicates of each hospital's own score, over its draws (a few at a time) and its patients."""
+    return {
+        site: _patients(
+            draws,
+            SCORES[score],
+            evaluation.bootstrap,
+            np.random.default_rng(derive_seed("bootstrap", evaluation.name, score, site)),
+        )
+        for site, draws in by_site.items()
+    }
+
+
+def mean_over(each: Mapping[str, Float[np.ndarray, " replicates"]]) -> Float[np.ndarray, " replicates"]:
+    """Replicates of the mean over hospitals, which are resampled independently."""
+    return np.array([_mean(values) for values in zip(*each.values(), strict=True)])
 
 
 def estimate(value: float, replicates: Float[np.ndarray, " replicates"]) -> Estimate:
@@ -87,19 +104,21 @@ def _hospitals(draws: Draws, scorer: Scorer) -> Replicate:
     return replicate
 
 
-def _named(draws: Draws, scorer: Scorer) -> Replicate:
-    """Resample, within each hospital, the draws (a few of them) and the patients."""
+def _patients(
+    draws: Sequence[Prediction], scorer: Scorer, count: int, rng: np.random.Generator
+) -> Float[np.ndarray, " replicates"]:
+    """Resample the draws and the patients of one hospital, the same people in every draw."""
 
-    def at_site(rng: np.random.Generator, drawn: Sequence[Prediction]) -> float:
-        some = [drawn[i] for i in rng.integers(len(drawn), size=min(len(drawn), DRAWS_RESAMPLED))]
-        patients = rng.random(max(len(d.targets) for d in some))  # the same people in every draw
+    def replicate() -> float:
+        some = [draws[i] for i in rng.integers(len(draws), size=min(len(draws), DRAWS_RESAMPLED))]
+        patients = rng.random(max(len(d.targets) for d in some))
         values = []
         for draw in some:
             rows = (patients[: len(draw.targets)] * len(draw.targets)).astype(int)
             values.append(scorer(draw.targets[rows], draw.probabilities[rows]))
         return _mean(values)
 
-    return lambda rng: _mean([at_site(rng, drawn) for drawn in draws])
+    return np.array([replicate() for _ in range(count)])
 
 
 def _pooled(draws: Draws, scorer: Scorer) -> Replicate:

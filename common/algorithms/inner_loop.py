@@ -19,7 +19,7 @@ def gradient_descent(
     rate: float,
     first_order: bool = False,
 ) -> Params:
-    """theta <- theta - rate * grad L(theta; support), `steps` times (Finn et al. 2017, eq. 1).
+    """Theta <- theta - rate * grad L(theta; support), `steps` times (Finn et al. 2017, eq. 1).
 
     With `first_order` the gradient counts as a constant, so that nothing is differentiated twice.
     """

@@ -1,5 +1,6 @@
 """The interface of a model: a frozen description that makes weights and applies them."""
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,10 +29,10 @@ class Model(Protocol):
 
 
 def init_linear(inputs: int, outputs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight `[inputs, outputs]` and bias `[outputs]`, uniform within 1/sqrt(inputs), as torch's own layer."""
-    bound = inputs**-0.5
+    """Weight `[inputs, outputs]` and bias `[outputs]`, uniform within 1/sqrt(inputs) as torch's layer."""
+    bound = 1 / math.sqrt(inputs)
 
     def draw(*shape: int) -> Tensor:
-        return (torch.rand(*shape, generator=rng) * 2 - 1) * bound
+        return bound * (2 * torch.rand(*shape, generator=rng) - 1)
 
     return draw(inputs, outputs), draw(outputs)

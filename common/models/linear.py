@@ -25,5 +25,5 @@ class Linear:
         return {"weight": weight, "bias": bias}
 
     def apply(self, params: Params, inputs: Inputs) -> Float[Tensor, "rows outputs"]:
-        """x W + b."""
+        """X W + b."""
         return inputs["table"] @ params["weight"] + params["bias"]

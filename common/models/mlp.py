@@ -1,5 +1,6 @@
 """A multi-layer perceptron on a table of numbers."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -29,7 +30,7 @@ class MLP:
         """One weight `[in, out]` and one bias `[out]` a layer."""
         params: dict[str, Tensor] = {}
         sizes = [self.features, *self.hidden, self.outputs]
-        for layer, (wide, narrow) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (wide, narrow) in enumerate(itertools.pairwise(sizes)):
             params[f"layer{layer}.weight"], params[f"layer{layer}.bias"] = init_linear(wide, narrow, rng)
         return params
 

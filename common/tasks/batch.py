@@ -35,9 +35,7 @@ def stack_examples(sets: Sequence[Examples]) -> Examples:
 
 def stack(episodes: Sequence[Episode]) -> Episode:
     """One leading axis of tasks over episodes, support and query padded each to its longest."""
-    return Episode(
-        stack_examples([e.support for e in episodes]), stack_examples([e.query for e in episodes])
-    )
+    return Episode(stack_examples([e.support for e in episodes]), stack_examples([e.query for e in episodes]))
 
 
 def unstack(batch: Episode) -> list[Episode]:

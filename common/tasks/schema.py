@@ -48,15 +48,19 @@ class Schema(Settings):
 
     `classes` are the target's values in order (none: the target is a number). `missing` says what an
     empty cell means: an error, the column's center, or the center and a 1 in an extra indicator feature.
-    `patient` names a column whose equal values are one person; without it each row is one.
+    `clip` cuts standardised values at so many scales from the center, so that one typing error does not
+    outweigh a hospital. `patient` names a column whose equal values are one person (at one hospital, or with
+    `patient_everywhere` at all of them); without it each row is one.
     """
 
     target: str
     classes: tuple[str, ...] = ()
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     patient: str = ""
+    patient_everywhere: bool = False
     normalise: Literal["study", "site"] = "study"
     missing: Literal["refuse", "center", "indicator"] = "refuse"
+    clip: Annotated[float, Gt(0)] = 10.0
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Schema":

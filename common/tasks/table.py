@@ -89,6 +89,7 @@ def encode(schema: Schema, records: Records, *, test: Sequence[bool] | None = No
 
     Raises:
         DataError: no rows, a missing column, a cell that is no number or no known level or class.
+
     """
     values = read_values(schema, records)
     held_out = np.array(test if test is not None else [False] * len(records), dtype=bool)
@@ -109,7 +110,7 @@ def features(
     scale = standard or _study_standard(schema)
     table = (values - scale.center) / scale.scale
     missing = np.isnan(table)
-    table = np.where(missing, 0.0, table)
+    table = np.clip(np.where(missing, 0.0, table), -schema.clip, schema.clip)
     if schema.missing == "indicator":
         starts = np.cumsum([0, *(len(column.features) for column in schema.columns)])[:-1]
         table = np.concatenate([table, missing[:, starts].astype(float)], axis=1)
@@ -126,7 +127,9 @@ def read_values(schema: Schema, records: Records) -> Float[np.ndarray, "rows val
             expected="a header and one line a patient",
             remedy="export the table again",
         )
-    parts = [_column_values(column, _cells(records, column.name), records, schema) for column in schema.columns]
+    parts = [
+        _column_values(column, _cells(records, column.name), records, schema) for column in schema.columns
+    ]
     return np.concatenate(parts, axis=1)
 
 
@@ -138,7 +141,8 @@ def read_targets(schema: Schema, records: Records) -> Shaped[np.ndarray, " rows"
         numbers = [_number(c, column, records, row, "refuse") for row, c in enumerate(cells)]
         return np.array(numbers, dtype=np.float32)
     return np.array(
-        [_level(c, schema.classes, schema.target, records, row) for row, c in enumerate(cells)], dtype=np.int64
+        [_level(c, schema.classes, schema.target, records, row) for row, c in enumerate(cells)],
+        dtype=np.int64,
     )
 
 
@@ -155,7 +159,11 @@ def describe_cell(cell: str) -> str:
         return "a number" if _is_float(text) else "a number with a decimal comma"
     if text[:1] in "<>" and _is_float(text[1:].strip(" =")):
         return "a number with a comparison sign"
-    if text[0].isdigit() and any(not c.isdigit() for c in text) and text.rstrip("%abcdefghijklmnopqrstuvwxyz/ ") != text:
+    if (
+        text[0].isdigit()
+        and any(not c.isdigit() for c in text)
+        and text.rstrip("%abcdefghijklmnopqrstuvwxyz/ ") != text
+    ):
         return "a number followed by text (a unit?)"
     return f"text of {len(text)} characters"
 
@@ -193,7 +201,11 @@ def _number(cell: str, column: Column, records: Records, row: int, missing: str)
         return math.nan
     fits = _is_float(text) and (column.kind == "numeric" or float(text) in (0.0, 1.0))
     if not fits:
-        wanted = "0 or 1" if column.kind == "binary" else "a number" + (f" in {column.unit}" if column.unit else "")
+        wanted = (
+            "0 or 1"
+            if column.kind == "binary"
+            else "a number" + (f" in {column.unit}" if column.unit else "")
+        )
         raise _bad_cell(cell, column.name, records, row, wanted)
     return float(text)
 

@@ -21,7 +21,7 @@ class Dataset(Protocol):
     """A public or synthetic data set, naturally split by hospital."""
 
     def hospitals(self, data: Path | None) -> Mapping[str, Hospital]:
-        """All hospitals; `data` is the folder given by `--data` or `CLINIMETA_DATA`, if any.
+        """All hospitals; `data` is the folder given by `--data`, if any (see `locate`).
 
         Raises:
             MissingDataError: a file is neither there nor downloadable; names it and both remedies.

@@ -1,5 +1,8 @@
 import pytest
 import torch
+from tasks import FEATURES, episodes, learner, rows, start
+from torch import Tensor
+
 from clinimeta.common.algorithms.fine_tune import FineTune
 from clinimeta.common.algorithms.maml import MAML
 from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
@@ -9,8 +12,6 @@ from clinimeta.common.params import map_params
 from clinimeta.common.rng import generator
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
-from torch import Tensor
-from tasks import FEATURES, episodes, learner, rows, start
 
 MODEL, OBJECTIVE = Linear(FEATURES, 1), Regression(0)
 
@@ -107,7 +108,9 @@ def test_sinusoid_regression_reaches_the_published_range() -> None:
         both = waves(tasks, 20, *key)
 
         def half(part: slice) -> Examples:
-            return Examples({"table": both.inputs["table"][:, part]}, both.targets[:, part], both.weights[:, part])
+            return Examples(
+                {"table": both.inputs["table"][:, part]}, both.targets[:, part], both.weights[:, part]
+            )
 
         return Episode(half(slice(0, 10)), half(slice(10, 20)))
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from tasks import KINDS, combinations, episodes, learner, rows, start
+
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import (
@@ -18,7 +20,6 @@ from clinimeta.common.rng import generator
 from clinimeta.common.tasks.batch import pad, stack
 from clinimeta.common.tasks.episode import Episode
 from clinimeta.common.typing import Params
-from tasks import KINDS, combinations, episodes, learner, rows, start
 
 RAGGED = [(6, 5), (9, 7), (3, 4)]
 EVERY = pytest.mark.parametrize(("algorithm", "model", "kind"), combinations())
@@ -46,7 +47,7 @@ def test_the_meta_gradient_equals_central_differences(algorithm: str, model: str
     gradient = task_gradients(chosen, params, stack(tasks)).sum()
     for attempt in range(3):
         rng = generator("direction", attempt)
-        direction = map_params(lambda p: torch.randn(p.shape, generator=rng, dtype=p.dtype), params)
+        direction = map_params(lambda p, rng=rng: torch.randn(p.shape, generator=rng, dtype=p.dtype), params)
         step = 1e-5
         up, down = (map_params(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
         numerical = (total_loss(chosen, up, tasks) - total_loss(chosen, down, tasks)) / (2 * step)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.applications import APPLICATIONS
