@@ -39,12 +39,12 @@ def scaled(params: Params, scale: float) -> Params:
 
 
 def norm(params: Params) -> float:
-    """The Euclidean norm of all entries, taken in float64.
+    """The Euclidean norm of all entries, taken in float64, name by name in order of name.
 
     >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
     5.0
     """
-    return float(sum(p.double().square().sum() for p in params.values()) ** 0.5)
+    return float(sum(params[name].double().square().sum() for name in sorted(params)) ** 0.5)
 
 
 def is_finite(params: Params) -> bool:

@@ -30,11 +30,13 @@ class TrainedModel:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        metadata = {
+        header = {
             "format": FORMAT,
             "plan": self.plan.canonical().decode(),
-            "temperatures": json.dumps({str(shots): t for shots, t in self.temperatures.items()}),
+            "temperatures": {str(shots): t for shots, t in sorted(self.temperatures.items())},
         }
+        # One key only: safetensors writes several in no fixed order, and equal models are equal files.
+        metadata = {"clinimeta": json.dumps(header, sort_keys=True)}
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.params.items()}
         data: bytes = safetensors.torch.save(tensors, metadata)
         return data
@@ -59,15 +61,23 @@ def read_model(path: Path) -> TrainedModel:
         )
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+            header = json.loads((opened.metadata() or {})["clinimeta"])
             params = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(metadata.get("format"))
-        plan = Plan.from_bytes(metadata["plan"].encode())
-        temperatures = {int(k): float(t) for k, t in json.loads(metadata["temperatures"]).items()}
+        if header["format"] != FORMAT:
+            raise ValueError("format")
+        plan = Plan.from_bytes(header["plan"].encode())
+        temperatures = {int(k): float(t) for k, t in header["temperatures"].items()}
         if shapes(params) != shapes(plan.learner().init(generator("template"))):
             raise ValueError("shapes")
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, StudyError):
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        StudyError,
+    ):
         raise RunDirError(
             "this is not a model that clinimeta can use",
             where=str(file),
