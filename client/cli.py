@@ -1,17 +1,12 @@
 """`clinimeta adapt`: a hospital adapts a trained model to its own patients (run by the site)."""
 
-import csv
-import io
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clinimeta.common.errors import UserError, nearest
-from clinimeta.common.tasks.table import Records
 
 
 def adapt(
@@ -39,7 +34,9 @@ def adapt(
 
         clinimeta adapt runs/default --support cases.csv --predict new.csv --out predictions.csv
     """
+    # Imported here, so that --help does not wait for torch.
     from clinimeta.client.local import adapt as adapt_locally
+    from clinimeta.client.predictions import write_predictions
     from clinimeta.client.sources.csv_files import read_csv
     from clinimeta.common.trained_model import read_model
 
@@ -55,21 +52,7 @@ def adapt(
         raise UserError(f"the column '{keep}' is missing", where=new.where, expected=nearest(keep, new.cells))
     adapted = adapt_locally(model, read_csv(support), new, prevalence=_shares(prevalence))
     classes = model.plan.table.classes
-    kept = list(new.cells[keep]) if keep else None
-    text = _csv(new, classes, adapted.probabilities.tolist(), keep, kept)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out)
-    except OSError as error:
-        raise UserError(
-            "the output cannot be written",
-            where=str(out),
-            found=error.strerror or "",
-            remedy="choose another",
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_predictions(out, new, classes, adapted.probabilities.tolist(), keep)
     for warning in adapted.warnings:
         typer.echo(f"note: {warning}", err=True)
     summary = {
@@ -104,25 +87,3 @@ def _shares(text: str) -> tuple[float, ...] | None:
             expected="a share between 0 and 1, with a decimal point",
             remedy="for example --prevalence 0.1",
         ) from None
-
-
-def _csv(
-    new: Records,
-    classes: Sequence[str],
-    probabilities: list[list[float]],
-    keep: str,
-    kept: Sequence[str] | None,
-) -> str:
-    """One line a new patient: the line it came from, the kept column, the prediction."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    head = ["line", *([keep] if keep else [])]
-    writer.writerow(
-        [*head, *(["predicted", *(f"probability_{c}" for c in classes)] if classes else ["predicted"])]
-    )
-    for row, values in enumerate(probabilities):
-        cells: list[str | int] = [new.first_line + row, *([kept[row]] if kept else [])]
-        if classes:
-            cells.append(classes[max(range(len(values)), key=values.__getitem__)])
-        writer.writerow([*cells, *(f"{value:.6f}" for value in values)])
-    return buffer.getvalue()

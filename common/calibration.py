@@ -51,6 +51,7 @@ def shift_prevalence(
 ) -> Float[Tensor, "rows classes"]:
     """Bayes' rule for a changed class mix (Saerens, Latinne, Decaestecker; Neural Computation 2002, eq. 2.4).
 
+    >>> import torch
     >>> even, rare = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
     >>> [round(p, 3) for p in shift_prevalence(even[None], even, rare)[0].tolist()]
     [0.9, 0.1]

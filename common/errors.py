@@ -81,7 +81,8 @@ class QuorumError(ClinimetaError):
             for reason in reasons
         )
         super().__init__(
-            f"round {round_number}: {accepted} usable answers, {quorum} needed ({who or 'nobody else is there'})"
+            f"round {round_number}: {accepted} usable answers, {quorum} needed "
+            f"({who or 'nobody else is there'})"
         )
 
 

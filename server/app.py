@@ -32,14 +32,16 @@ def fresh_nonce() -> str:
 class Job:
     """One training to be done: under which name, by which plan and settings, kept where.
 
-    `calibrate` asks the sites for temperatures at the end. `curve` scores the meta-parameters after a
-    round (at hospitals that do not train); `notify` hears of every round.
+    `sites` is how many to wait for at the start. `calibrate` asks the sites for temperatures at the end.
+    `curve` scores the meta-parameters after a round (at hospitals that do not train); `notify` hears of
+    every round.
     """
 
     name: str
     plan: Plan
     training: Training
     run_dir: RunDir
+    sites: int = 1
     calibrate: bool = False
     curve: Callable[[int, Params], Mapping[str, float]] = field(default=lambda _round, _params: {})
     notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
@@ -68,7 +70,7 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
         link = Link(grid, clock or WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s)
-        outcome.introductions = link.introduce(nonce)
+        outcome.introductions = link.introduce(nonce, expected=job.sites)
         outcome.state = train(job, link, nonce)
         if job.calibrate:
             flow = calibration_round(

@@ -71,21 +71,27 @@ class Link:
         """The names of the sites that introduced themselves, sorted."""
         return sorted(self._nodes)
 
-    def introduce(self, nonce: Nonce) -> dict[str, Introduction]:
-        """Ask every node who it is. Two nodes that claim one name are both left out."""
-        orders = {node: IntroductionOrder(nonce()) for node in self._grid.get_node_ids()}
+    def introduce(self, nonce: Nonce, *, expected: int = 1) -> dict[str, Introduction]:
+        """Ask every node who it is. Two nodes that claim one name are both left out.
+
+        Nodes may connect after the run has begun: waits until `expected` are there, or the deadline.
+        """
+        end = self._clock.now() + self._deadline_s
+        while len(nodes := list(self._grid.get_node_ids())) < expected and self._clock.now() < end:
+            self._clock.sleep(self._poll_s)
+        orders = {node: IntroductionOrder(nonce()) for node in nodes}
         replies = self._exchange(orders)
         known: dict[str, Introduction] = {}
-        nodes: dict[str, list[int]] = {}
+        claims: dict[str, list[int]] = {}
         for node, order in orders.items():
             reply = replies.get(node)
             if isinstance(reply, Introduction) and reply.nonce == order.nonce:
                 known[reply.site] = reply
-                nodes.setdefault(reply.site, []).append(node)
-        for site, claimants in nodes.items():
+                claims.setdefault(reply.site, []).append(node)
+        for site, claimants in claims.items():
             if len(claimants) > 1:
                 log.warning("one name, several nodes: left out", site=site, nodes=len(claimants))
-        self._nodes = {site: claimants[0] for site, claimants in nodes.items() if len(claimants) == 1}
+        self._nodes = {site: claimants[0] for site, claimants in claims.items() if len(claimants) == 1}
         return {site: known[site] for site in self.sites}
 
     def converse(self, flow: Flow[R]) -> R:

@@ -10,17 +10,16 @@ report.html          for people
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 
 from clinimeta.common.errors import RunDirError
+from clinimeta.common.files import sync, write_atomically
 from clinimeta.common.params import part, prefixed
 from clinimeta.common.typing import Params
 from clinimeta.server.training import RoundSummary, TrainingState
@@ -136,7 +135,7 @@ class RunDir:
         """One more line in `metrics.jsonl`, on disk before this returns."""
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write(json.dumps(asdict(summary)).encode() + b"\n")
-            _sync(file)
+            sync(file)
 
     def rounds(self) -> list[RoundSummary]:
         """All rounds so far; a last line that a crash cut short is left out."""
@@ -154,34 +153,6 @@ class RunDir:
 
     def _folder(self, training: str) -> Path:
         return self.path / "trainings" / training
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
-    with _temporary(path) as file:
-        file.write(data)
-        _sync(file)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _tensors(params: Params) -> dict[str, Any]:

@@ -152,6 +152,7 @@ class Run:
             plan,
             unit.arm.training,
             self.run_dir,
+            sites=len(unit.split.train),
             calibrate=calibrate,
             curve=lambda number, params: curve_point(self.study, self.federation, unit, number, params),
             notify=self.observer.round,

@@ -125,9 +125,10 @@ def federation(seed: int) -> tuple[Study, Mapping[str, Table], Mapping[str, Tabl
     """The default study on another federation: (study, tables that train, tables that are judged)."""
     study = studies.find("default")
     data = Choice(**{**study.data.model_dump(), "seed": seed})
-    study = study.model_copy(update={"data": data, "seeds": (seed,)})
+    evaluation = study.evaluations[0].model_copy(update={"repeats": REPEATS})
+    study = study.model_copy(update={"data": data, "seeds": (seed,), "evaluations": (evaluation,)})
     tables = load(study, None).tables
-    split = splits(study.evaluations[0], list(tables))[0]
+    split = splits(evaluation, list(tables))[0]
     return study, {n: tables[n] for n in split.train}, {n: tables[n] for n in split.judged}
 
 
@@ -178,7 +179,7 @@ def judge(arm: Arm, params: Params, seed: int) -> Scores:
     drawn = [
         draw
         for site, table in tables.items()
-        for draw in draws(evaluation, site, table, len(study.table.classes), seed, repeats=REPEATS)
+        for draw in draws(evaluation, site, table, len(study.table.classes), seed)
     ]
     found: dict[tuple[str, str], list[float]] = {}
     for p in predict(study.plan(arm, seed), params, dict(tables), drawn):

@@ -71,8 +71,9 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def clinimeta(capsys: pytest.CaptureFixture[str]) -> Command:
+def clinimeta(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["clinimeta", *arguments])
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
         printed = capsys.readouterr()
@@ -198,7 +199,7 @@ def mistake(said: Said, *, parts: tuple[str, ...] = ("where", "what to do")) -> 
     names = [line[2:13].strip() for line in said.err.splitlines()[1:] if line[2:3].strip()]
     assert set(parts) <= set(names), names
     assert not Path("out.csv").exists()
-    assert not [path for path in Path().rglob("*.part")]
+    assert not list(Path().rglob("*.part"))
     return said.words
 
 
@@ -324,17 +325,22 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(clinimeta: Comma
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["adapt"], ["adapt", "run"], [*ADAPT, "--nosuch"], [*ADAPT, "--prevalence"], [*ADAPT, "more"]],
-    ids=["nothing", "a run only", "an unknown option", "an option without a value", "too much"],
+    ("arguments", "why"),
+    [
+        (["adapt"], "Missing argument 'RUN_DIR'"),
+        (["adapt", "run"], "Missing option '--support'"),
+        ([*ADAPT, "--nosuch"], "No such option '--nosuch'"),
+        ([*ADAPT, "more"], "unexpected extra argument (more)"),
+        ([*ADAPT, "--prevalence"], "Option '--prevalence' requires an argument"),
+    ],
 )
-def test_a_command_that_cannot_be_understood_shows_its_usage(
-    arguments: list[str], clinimeta: Command
+def test_a_command_that_cannot_be_understood_says_why(
+    arguments: list[str], why: str, clinimeta: Command
 ) -> None:
     said = clinimeta(*arguments)
     assert said.code == 2
-    assert said.err.startswith("Usage: clinimeta adapt ")
-    assert "--help" in said.err
+    assert why in said.words
+    assert "Traceback" not in said.err
     assert not Path("out.csv").exists()
 
 
@@ -354,13 +360,8 @@ def real(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_installed_program_adapts_and_explains() -> None:
+def test_the_installed_program_adapts() -> None:
     done = real(*ADAPT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3 patients predicted")
     assert len(predictions()) == 3
-    again = real(*ADAPT)
-    assert again.returncode == 2
-    assert again.stdout == ""
-    assert again.stderr.startswith("error: the output file is there already")
-    assert "Traceback" not in again.stderr

@@ -85,6 +85,13 @@ def test_other_names_are_an_error_that_tells_the_difference(other: Params) -> No
         map_params(torch.add, mine, mine, other)
 
 
+def test_the_norm_is_the_same_to_the_bit_in_whatever_order_the_names_stand() -> None:
+    """A checkpoint does not keep the order; a sum in another order would end on another bit."""
+    values = {f"w{i}": torch.rand(3, generator=generator("norm", i)) for i in range(40)}
+    orders = [dict(sorted(values.items(), key=lambda kv, i=i: derive_seed(kv[0], i))) for i in range(20)]
+    assert {norm(order) for order in orders} == {norm(values)}
+
+
 def test_the_norm_of_nothing_is_zero() -> None:
     assert norm({}) == 0.0
 

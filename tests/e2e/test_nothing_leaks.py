@@ -101,7 +101,9 @@ def emitted(chosen: Study, sites: dict[str, Site], folder: Path) -> bytes:
     return b"".join(captured)
 
 
-@pytest.mark.parametrize(("arm", "local_steps"), [("maml", 1), ("maml", 3), ("protonet", 1), ("fine_tune", 2)])
+@pytest.mark.parametrize(
+    ("arm", "local_steps"), [("maml", 1), ("maml", 3), ("protonet", 1), ("fine_tune", 2)]
+)
 def test_nothing_of_a_patient_is_in_what_a_site_sends(arm: str, local_steps: int, tmp_path: Path) -> None:
     chosen = study(arm, local_steps)
     sites = {site.name: site for site in map(hospital, range(3))}
@@ -124,7 +126,7 @@ def test_the_exact_number_of_rows_is_in_no_introduction(tmp_path: Path) -> None:
     assert {(i.rows_from, i.rows_to) for i in outcome.introductions.values()} == {(20, 49)}
 
 
-def test_the_search_would_find_a_planted_row(tmp_path: Path) -> None:
+def test_the_search_would_find_a_planted_row() -> None:
     """The test above has power: the same search finds a row that is put among the bytes."""
     chosen = study("maml", 1)
     site = hospital(1)

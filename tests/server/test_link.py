@@ -1,9 +1,9 @@
-"""The conversation over a Grid: who is known by which name, what comes back, and how long it is waited for."""
+"""The conversation over a Grid: who is known by which name, what comes back, and how long one waits."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,13 +64,6 @@ def clients(odd: Mapping[str, Speaks]) -> ClientApp:
     app.query("introduction")(handle)
     app.train("meta_gradient")(handle)
     return app
-
-
-@dataclass(frozen=True)
-class Hours:
-    """A faulty plan by hand: which node fails how at which of its orders."""
-
-    by_node: Mapping[str, Faults]
 
 
 def grid_of(odd: Mapping[str, Speaks] | None = None, **options: Any) -> LoopbackGrid:
@@ -161,11 +154,39 @@ def test_two_nodes_that_claim_one_name_are_both_left_out_and_logged() -> None:
     assert [(log["site"], log["nodes"]) for log in logs] == [("ulm", 2)]
 
 
-def test_without_a_node_there_is_nobody() -> None:
-    clock = VirtualClock()
-    grid = LoopbackGrid(clients({}), {}, clock)
-    assert link_of(grid, clock).introduce(fresh_nonce) == {}
-    assert clock.now() == 0.0
+def connecting(monkeypatch: pytest.MonkeyPatch, at_s: Mapping[str, float]) -> LoopbackGrid:
+    """A grid whose nodes come online at these times."""
+    grid = grid_of()
+    of_name = dict(zip(NODES, grid.get_node_ids(), strict=True))
+
+    def online(_grid: LoopbackGrid) -> list[int]:
+        return [node for name, node in of_name.items() if at_s.get(name, math.inf) <= grid.clock.now()]
+
+    monkeypatch.setattr(LoopbackGrid, "get_node_ids", online)
+    return grid
+
+
+def test_nodes_that_connect_late_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = connecting(monkeypatch, {"bern": 0.0, "graz": 10.0, "ulm": 15.0})
+    link = link_of(grid, grid.clock)
+    assert list(link.introduce(fresh_nonce, expected=3)) == list(NODES)
+    assert grid.clock.now() == 21.0  # the first look after 15 s, every 7 s
+
+
+def test_with_as_many_nodes_as_expected_nobody_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = connecting(monkeypatch, {"bern": 0.0, "graz": 0.0, "ulm": 1.0})
+    assert list(link_of(grid, grid.clock).introduce(fresh_nonce, expected=2)) == ["bern", "graz"]
+    assert grid.clock.now() == 0.0
+
+
+@pytest.mark.parametrize("there", [(), ("graz",), ("bern", "ulm")], ids=str)
+def test_at_the_deadline_those_who_are_there_begin(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...]
+) -> None:
+    grid = connecting(monkeypatch, dict.fromkeys(there, 0.0))
+    link = link_of(grid, grid.clock)
+    assert tuple(link.introduce(fresh_nonce, expected=3)) == there
+    assert grid.clock.now() == 60.0
 
 
 def test_a_node_that_is_silent_is_waited_for_until_the_deadline_and_left_out() -> None:
@@ -293,49 +314,73 @@ def test_a_late_reply_is_not_taken_for_an_answer_to_the_next_order() -> None:
     assert grid.clock.now() == 120.0
 
 
-def test_an_order_lives_as_long_as_it_is_waited_for() -> None:
+def test_an_order_lives_as_long_as_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     lives: list[float] = []
+    push = LoopbackGrid.push_messages
 
-    @dataclass
-    class Watching:
-        grid: LoopbackGrid
+    def watched(grid: LoopbackGrid, messages: Iterable[Message]) -> Iterable[str]:
+        sent = list(messages)
+        lives.extend(message.metadata.ttl for message in sent)
+        return push(grid, sent)
 
-        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-            sent = list(messages)
-            lives.extend(message.metadata.ttl for message in sent)
-            return self.grid.push_messages(sent)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.grid, name)
-
-    grid = grid_of()
-    Grid.register(Watching)
-    link_of(Watching(grid), grid.clock, deadline_s=42.0).introduce(fresh_nonce)  # type: ignore[arg-type]
+    monkeypatch.setattr(LoopbackGrid, "push_messages", watched)
+    link_of(grid_of(), VirtualClock(), deadline_s=42.0).introduce(fresh_nonce)
     assert lives == [42.0] * 3
 
 
-def test_a_message_that_nobody_waits_for_is_ignored() -> None:
-    """A grid that hands out another round's reply with each look."""
+# What a Grid may do
 
-    @dataclass
-    class Chatty:
-        grid: LoopbackGrid
 
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            wanted = list(message_ids)
-            foreign = Message(to_flower(order()), 1, "train.meta_gradient")
-            stray = Message(to_flower(honest(order(), "graz")), reply_to=foreign)
-            return [stray, *self.grid.pull_messages(wanted), stray]
+def test_a_message_that_nobody_waits_for_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid that hands out an old round's reply with each look."""
+    link, _ = introduced()
+    pull = LoopbackGrid.pull_messages
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.grid, name)
+    def chatty(grid: LoopbackGrid, message_ids: Iterable[str]) -> Iterable[Message]:
+        old = Message(to_flower(order(0)), 1, "train.meta_gradient")
+        old.metadata.__dict__["_message_id"] = "message-of-old"
+        stray = Message(to_flower(honest(order(0), "graz")), reply_to=old)
+        return [stray, *pull(grid, message_ids), stray]
 
-    grid = grid_of()
-    Grid.register(Chatty)
-    link = link_of(Chatty(grid), grid.clock)  # type: ignore[arg-type]
-    assert list(link.introduce(fresh_nonce)) == list(NODES)
+    monkeypatch.setattr(LoopbackGrid, "pull_messages", chatty)
     (replies,) = link.converse(ask({"ulm": order()}))
     assert list(replies) == ["ulm"]
+    assert isinstance(replies["ulm"], MetaGradient)
+    assert (replies["ulm"].nonce, replies["ulm"].site) == ("nonce-1", "ulm")
+
+
+UNSENT: dict[str, Callable[[list[str]], list[Any]]] = {
+    "left out": lambda ids: [ids[0], ids[2]],  # Flower's InMemoryGrid
+    "None": lambda ids: [ids[0], None, ids[2]],  # Flower's HttpGrid
+    "empty": lambda ids: [ids[0], "", ids[2]],
+    "all left out": lambda _ids: [],  # Flower's HttpGrid where a message is too large
+}
+
+
+@pytest.mark.parametrize("how", UNSENT)
+def test_a_site_that_cannot_be_sent_to_is_silent_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A node that has left since its introduction: the Grid has no id for the message to it."""
+    link, _ = introduced()
+    push, pull = LoopbackGrid.push_messages, LoopbackGrid.pull_messages
+
+    def pushed(grid: LoopbackGrid, messages: Iterable[Message]) -> Any:
+        return UNSENT[how](list(push(grid, messages)))
+
+    def pulled(grid: LoopbackGrid, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = list(message_ids)
+        assert all(isinstance(message_id, str) and message_id for message_id in wanted)
+        return pull(grid, wanted)
+
+    monkeypatch.setattr(LoopbackGrid, "push_messages", pushed)
+    monkeypatch.setattr(LoopbackGrid, "pull_messages", pulled)
+    (replies,) = link.converse(ask({site: replace(order(), nonce=site) for site in NODES}))
+    answered = () if how == "all left out" else ("bern", "ulm")
+    assert {site: reply.nonce for site, reply in replies.items() if isinstance(reply, MetaGradient)} == {
+        site: site for site in answered
+    }
+    assert "graz" not in replies
 
 
 # Traffic
