@@ -30,7 +30,9 @@ def adapt(
 ) -> None:
     """Adapt a trained model to your own labelled patients and predict new ones, offline, in seconds.
 
-    Nothing leaves this machine. Example:
+    Nothing leaves this machine. RUN_DIR is the folder of a finished run, or a model.safetensors.
+
+    Example:
 
         clinimeta adapt runs/default --support cases.csv --predict new.csv --out predictions.csv
     """

@@ -26,10 +26,10 @@ app = typer.Typer(
     help="Federated meta-learning for hospitals." + EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-studies_app = typer.Typer(help="The built-in studies.", rich_markup_mode=None)
+studies_app = typer.Typer(help="The built-in studies.", rich_markup_mode="markdown")
 app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
 
@@ -63,11 +63,13 @@ def simulate(
     encode: Annotated[
         bool, typer.Option(help="Send every message through Flower's wire encoding (same results).")
     ] = True,
-    rounds: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own number.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=0, help="At most this many, instead of the study's own number.")] = None,
     seeds: Annotated[str, typer.Option(help="Instead of the study's own, e.g. 0,1,2.")] = "",
     as_json: Json = False,
 ) -> None:
     """Run a study: a federation of simulated or real hospitals in this process, over Flower.
+
+    STUDY is a built-in study's name or a study file (TOML); without it the default study runs.
 
     Examples:
         clinimeta simulate
@@ -157,32 +159,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(command: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into a message on stderr and an exit code."""
     import click
-    from rich.console import Console
 
-    from clinimeta.simulations.display import show_error
-
-    console = Console(stderr=True)
     try:
         code = command()
         return code if isinstance(code, int) else 0
     except UserError as error:
-        show_error(console, error)
+        _show(error)
         return 2
     except (QuorumError, NumericalError) as error:
         remedy = "more rounds of asking (attempts), a longer deadline_s or a smaller quorum in [training]"
         if isinstance(error, NumericalError):
             remedy = "smaller step sizes (inner_rate, outer.rate, local_rate) in the study"
-        show_error(console, UserError(str(error), remedy=remedy))
+        _show(UserError(str(error), remedy=remedy))
         return 3 if isinstance(error, QuorumError) else 4
     except ClinimetaError as error:
-        show_error(console, UserError(str(error)))
+        _show(UserError(str(error)))
         return 1
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        console.print("interrupted; go on with: clinimeta simulate --resume RUN_DIR", markup=False)
+        typer.echo("interrupted; go on with: clinimeta simulate --resume RUN_DIR", err=True)
         return 130
+
+
+def _show(error: UserError) -> None:
+    from rich.console import Console
+
+    from clinimeta.simulations.display import show_error
+
+    show_error(Console(stderr=True), error)
 
 
 def _list(rows: list[tuple[str, str]], as_json: bool, keys: tuple[str, str] = ("name", "summary")) -> None:

@@ -38,15 +38,16 @@ def point(evaluation: Evaluation, by_site: BySite, score: str) -> float:
         return float("nan")
     if not evaluation.pooled:
         return _mean([_mean([scorer(d.targets, d.probabilities) for d in at_site]) for at_site in draws])
-    repeats = min(len(at_site) for at_site in draws)
-    return _mean([_pooled_score(draws, range(len(draws)), repeat, scorer) for repeat in range(repeats)])
+    return _mean([scorer(d.targets, d.probabilities) for d in _pooled_draws(draws)])
 
 
 def bootstrap(evaluation: Evaluation, by_site: BySite, score: str) -> Float[np.ndarray, " replicates"]:
     """Bootstrap replicates of the score; equal resamples for every arm, so that differences are paired."""
     if not by_site:
         return np.full(evaluation.bootstrap, np.nan)
-    if evaluation.split in NAMED_SITES and not evaluation.pooled:
+    if evaluation.split in NAMED_SITES:
+        if evaluation.pooled:
+            by_site = {"": _pooled_draws(list(by_site.values()))}
         return mean_over(bootstrap_each(evaluation, by_site, score))
     rng = np.random.default_rng(derive_seed("bootstrap", evaluation.name, score))
     draws = list(by_site.values())
@@ -126,15 +127,27 @@ def _pooled(draws: Draws, scorer: Scorer) -> Replicate:
     repeats = min(len(at_site) for at_site in draws)
 
     def replicate(rng: np.random.Generator) -> float:
-        sites = rng.integers(len(draws), size=len(draws)).tolist()
-        return _pooled_score(draws, sites, int(rng.integers(repeats)), scorer)
+        repeat = int(rng.integers(repeats))
+        chosen = [draws[site][repeat] for site in rng.integers(len(draws), size=len(draws))]
+        targets = np.concatenate([draw.targets for draw in chosen])
+        return scorer(targets, np.concatenate([draw.probabilities for draw in chosen]))
 
     return replicate
 
 
-def _pooled_score(draws: Draws, sites: Sequence[int], repeat: int, scorer: Scorer) -> float:
-    targets = np.concatenate([draws[site][repeat].targets for site in sites])
-    return scorer(targets, np.concatenate([draws[site][repeat].probabilities for site in sites]))
+def _pooled_draws(draws: Draws) -> list[Prediction]:
+    """The rows of all hospitals together, draw by draw."""
+    return [
+        Prediction(
+            "",
+            parts[0].shots,
+            parts[0].repeat,
+            np.concatenate([p.rows for p in parts]),
+            np.concatenate([p.targets for p in parts]),
+            np.concatenate([p.probabilities for p in parts]),
+        )
+        for parts in zip(*draws, strict=False)
+    ]
 
 
 def _mean(values: Sequence[float] | Float[np.ndarray, " values"]) -> float:

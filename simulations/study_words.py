@@ -128,13 +128,13 @@ def how_it_was_judged(evaluation: Evaluation) -> str:
 
 def how_intervals_were_made(evaluation: Evaluation) -> str:
     """What was resampled; it says the same as `statistics.bootstrap` does."""
-    if evaluation.pooled:
-        method = "bootstrap over hospitals (whole ones) and over draws of the patients to adapt to"
-    elif evaluation.split in NAMED_SITES:
+    if evaluation.split in NAMED_SITES:
         method = (
             "two-level bootstrap over draws of the patients to adapt to and over the patients tested; the "
             "hospitals themselves are a fixed list"
         )
+    elif evaluation.pooled:
+        method = "bootstrap over hospitals (whole ones) and over draws of the patients to adapt to"
     else:
         method = "two-level bootstrap over hospitals and over draws of the patients to adapt to"
     return f"Intervals: 95\N{NO-BREAK SPACE}%, by a {method} ({evaluation.bootstrap:,} resamples)."

@@ -140,11 +140,12 @@ def test_too_few_hospitals_are_an_error_that_counts(
     assert caught.value.remedy
 
 
-def test_an_evaluation_that_holds_nobody_out_says_so() -> None:
+def test_an_evaluation_that_forgets_how_many_to_hold_out_is_told_which_key() -> None:
+    text = STUDY.replace("arms =", 'evaluations = [{ name = "e", split = "unseen_sites" }]\narms =')
     with pytest.raises(StudyError) as caught:
-        splits(judged_by("unseen_sites", sites=0), NAMES)
+        splits(read_study(text, "study.toml").evaluations[0], NAMES)
     assert "'sites'" in str(caught.value)
-    assert "too few" not in caught.value.what
+    assert "too few hospitals" not in str(caught.value)
 
 
 def test_the_deployed_model_never_saw_the_hospitals_held_out() -> None:

@@ -213,7 +213,7 @@ def covered(truth: float, worlds: Iterator[BySite], evaluation: Evaluation, scor
 
 
 def test_the_interval_over_hospitals_to_come_holds_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(0)
 
     def worlds() -> Iterator[BySite]:
         for _ in range(80):
@@ -223,11 +223,11 @@ def test_the_interval_over_hospitals_to_come_holds_the_truth_as_often_as_it_says
             )
 
     share = covered(0.5, worlds(), judged_by(bootstrap=100), "mean")
-    assert share == pytest.approx(0.95, abs=0.06)
+    assert share == pytest.approx(0.95, abs=0.05)  # 1,000 such worlds give 0.93
 
 
 def test_the_interval_over_patients_to_come_holds_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(12)
+    rng = np.random.default_rng(0)
 
     def worlds() -> Iterator[BySite]:
         for _ in range(150):
@@ -238,7 +238,7 @@ def test_the_interval_over_patients_to_come_holds_the_truth_as_often_as_it_says(
             }
 
     share = covered(0.7, worlds(), judged_by(split="own_test_rows", bootstrap=100), "accuracy")
-    assert share == pytest.approx(0.95, abs=0.06)
+    assert share == pytest.approx(0.95, abs=0.05)  # 1,000 such worlds give 0.93
 
 
 # Two arms
