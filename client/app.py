@@ -39,7 +39,12 @@ def client_app(open_site: OpenSite) -> ClientApp:
     def handle(message: Message, context: Context) -> Message:
         node = context.node_id
         if node not in sites:
-            sites[node] = open_site(context)
+            try:
+                sites[node] = open_site(context)
+            except Exception as error:
+                log.error("the site's data cannot be opened", error=type(error).__name__)
+                refusal = Refusal(_nonce_of(message), "", "internal", REFUSALS["internal"])
+                return Message(to_flower(refusal), reply_to=message)
         reply = _answer(sites[node], message, tables.setdefault(node, {}))
         return Message(to_flower(reply), reply_to=message)
 
@@ -47,6 +52,13 @@ def client_app(open_site: OpenSite) -> ClientApp:
     app.train("meta_gradient")(handle)
     app.evaluate("calibration")(handle)
     return app
+
+
+def _nonce_of(message: Message) -> str:
+    try:
+        return from_flower(message.content).nonce
+    except RecordError:
+        return ""
 
 
 def _answer(site: Site, message: Message, tables: dict[Schema, Table]) -> Reply:

@@ -33,7 +33,6 @@ def adapt(
     Nothing leaves this machine. RUN_DIR is the folder of a finished run, or a model.safetensors.
 
     Example:
-
         clinimeta adapt runs/default --support cases.csv --predict new.csv --out predictions.csv
     """
     # Imported here, so that --help does not wait for torch.
@@ -46,12 +45,22 @@ def adapt(
         raise UserError(
             "the output file is there already", where=str(out), remedy="choose another, or add --force"
         )
+    if any(out.exists() and source.exists() and out.samefile(source) for source in (support, predict)):
+        raise UserError(
+            "the output would replace one of the patients' tables", where=str(out), remedy="choose another"
+        )
     if not out.parent.is_dir():
         raise UserError("the output's folder does not exist", where=str(out.parent), remedy="create it first")
     model = read_model(run_dir)
     new = read_csv(predict)
     if keep and keep not in new.cells:
-        raise UserError(f"the column '{keep}' is missing", where=new.where, expected=nearest(keep, new.cells))
+        raise UserError(
+            f"the column '{keep}' is missing",
+            where=new.where,
+            found=f"{len(new.cells)} columns: {', '.join(sorted(new.cells))}",
+            expected=nearest(keep, new.cells),
+            remedy="give --id one of these, or leave it out",
+        )
     adapted = adapt_locally(model, read_csv(support), new, prevalence=_shares(prevalence))
     classes = model.plan.table.classes
     write_predictions(out, new, classes, adapted.probabilities.tolist(), keep)
@@ -69,7 +78,10 @@ def adapt(
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
-    given = ", ".join(f"{count} {name}" for name, count in adapted.support_rows.items())
+    given = ", ".join(
+        f"{count} of class '{name}'" if classes else f"{count} rows"
+        for name, count in adapted.support_rows.items()
+    )
     typer.echo(f"{len(new)} patients predicted in {adapted.seconds:.2f} s from {given} -> {out}")
     if classes and not prevalence:
         mix = ", ".join(f"{share:.0%} {name}" for name, share in zip(classes, adapted.assumed, strict=True))

@@ -48,10 +48,15 @@ def adapt(
         DataError: a table does not fit the study, or the support set lacks a class.
         UserError: the prevalence is no share for each class.
         NumericalError: the adapted model gives no finite numbers.
-
     """
     started = time.monotonic()
     schema, learner = model.plan.table, model.plan.learner()
+    if schema.classes and learner.objective.classes < len(schema.classes):
+        raise UserError(
+            "this model tells fewer classes apart than the study has",
+            found=f"{learner.objective.classes} at a time, of {len(schema.classes)}",
+            remedy="train it with ways = the number of classes",
+        )
     values, new_values = read_values(schema, support), read_values(schema, new)
     targets = torch.from_numpy(read_targets(schema, support))
     counts = {name: int((targets == i).sum()) for i, name in enumerate(schema.classes)}
@@ -60,7 +65,7 @@ def adapt(
     if missing and balanced:  # no episode of the training lacked a class
         raise _missing_class(model, support, counts)
     warnings = [f"the support set has no row of class {', '.join(map(repr, missing))}"] if missing else []
-    warnings += _far_columns(schema, new_values, new)
+    warnings += _far_columns(schema, values, support) + _far_columns(schema, new_values, new)
     standard = None
     if schema.normalise == "site":
         standard = Standard.of(np.concatenate([values, new_values]))
@@ -78,6 +83,13 @@ def adapt(
             raise _missing_class(model, support, counts)
         raise NumericalError("the adapted model gives no finite numbers; are the tables' units the study's?")
     if not schema.classes:
+        if prevalence is not None:
+            raise UserError(
+                "a number has no prevalence",
+                where="--prevalence",
+                found="a study whose target is a number",
+                remedy="leave --prevalence out",
+            )
         return Adapted(outputs, (), {"rows": len(support)}, 1.0, time.monotonic() - started, tuple(warnings))
     temperature = temperature_for(model.temperatures, min(counts.values()) if balanced else len(support))
     probabilities = learner.objective.probabilities(outputs / temperature)
@@ -115,8 +127,8 @@ def _missing_class(model: TrainedModel, support: Records, counts: dict[str, int]
     )
 
 
-def _far_columns(schema: Schema, values: Float[np.ndarray, "rows values"], new: Records) -> list[str]:
-    """Columns of the new patients that look like another unit; never says which value."""
+def _far_columns(schema: Schema, values: Float[np.ndarray, "rows values"], records: Records) -> list[str]:
+    """Columns that look like another unit; never says which value."""
     if schema.normalise == "site":
         return []
     warnings, at = [], 0
@@ -126,7 +138,7 @@ def _far_columns(schema: Schema, values: Float[np.ndarray, "rows values"], new: 
             if len(present) and np.median(np.abs(present - column.center)) / column.scale > FAR:
                 unit = f" (the study expects {column.unit})" if column.unit else ""
                 warnings.append(
-                    f"{new.where}: most values of '{column.name}' are far from the study's reference; "
+                    f"{records.where}: most values of '{column.name}' are far from the study's reference; "
                     f"check the unit{unit}"
                 )
         at += len(column.features)
@@ -138,7 +150,8 @@ def _prevalence(prevalence: tuple[float, ...], schema: Schema) -> Float[Tensor, 
     shares = prevalence
     if len(prevalence) == 1 and len(schema.classes) == 2:
         shares = (1 - prevalence[0], prevalence[0])
-    if len(shares) != len(schema.classes) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    are_shares = all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
+    if len(shares) != len(schema.classes) or not are_shares:
         raise UserError(
             "the prevalence does not fit the study",
             where="--prevalence",

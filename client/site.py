@@ -4,6 +4,7 @@ Whatever an order asks, only what `records` defines can leave, and only after th
 fit the site's table. A site that cannot or will not answer says so with a `Refusal`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +17,8 @@ from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
 from clinimeta.common.errors import DataError, StudyError
 from clinimeta.common.metrics import Mean
-from clinimeta.common.params import add, is_finite, map_params, scaled, shapes
+from clinimeta.common.params import add, is_finite, like, map_params, scaled
+from clinimeta.common.plan import Plan
 from clinimeta.common.records import (
     Calibration,
     CalibrationOrder,
@@ -30,7 +32,6 @@ from clinimeta.common.records import (
     count_range,
 )
 from clinimeta.common.rng import generator
-from clinimeta.common.study import Plan
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.tasks.sampler import draw_episode, draw_episodes
@@ -55,7 +56,6 @@ class Site:
 
         Raises:
             DataError: the records do not fit the schema.
-
         """
         return encode(schema, self.records, test=self.test).training
 
@@ -76,10 +76,12 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
             return Introduction(order.nonce, site.name, f"clinimeta {version('clinimeta')}", low, high)
         plan, learner = _read_plan(order.plan)
         template = learner.init(generator("template"))
-        if shapes(order.params) != shapes(template) or not is_finite(order.params):
+        if not like(order.params, template) or not is_finite(order.params):
             raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
         table = _table(site, plan.table, {} if tables is None else tables)
         if isinstance(order, CalibrationOrder):
+            if not all(math.isfinite(t) and t > 0 for t in order.temperatures):
+                raise Refuse("bad_order", "a temperature is not a positive number")
             return _calibration(site, order, plan, learner, table)
         return _meta_gradient(site, order, plan, learner, table)
     except Refuse as refusal:
@@ -162,4 +164,6 @@ def _calibration(
         losses += [rows * float(learner.objective.loss(outputs / t, query)) for t in order.temperatures]
     if not shots:
         raise Refuse("too_few_rows", "the table is too small for a task of this study")
+    if not all(math.isfinite(loss) for loss in losses):
+        raise Refuse("not_finite", "the adapted outputs are not finite; smaller step sizes may help")
     return Calibration(order.nonce, order.run, site.name, tuple(shots), tuple(losses))

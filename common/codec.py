@@ -74,10 +74,10 @@ def decode(envelope: Envelope) -> Order | Reply:
     Raises:
         RecordError: another version, an unknown kind, a field missing, left over or of the wrong type,
             or tensors that are not canonical safetensors.
-
     """
     fields, tensors = dict(envelope.fields), dict(envelope.tensors)
-    if fields.get("version") != VERSION:
+    version = fields.get("version")
+    if type(version) is not int or version != VERSION:
         raise RecordError(f"record version {fields.get('version')!r}, expected {VERSION}")
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -108,7 +108,6 @@ def decode_params(data: bytes) -> Params:
 
     Raises:
         RecordError: not safetensors, or not in the canonical form.
-
     """
     try:
         params: dict[str, torch.Tensor] = safetensors.torch.load(data)

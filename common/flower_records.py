@@ -45,7 +45,6 @@ def from_flower(content: RecordDict) -> Order | Reply:
 
     Raises:
         RecordError: anything but exactly one record of ours.
-
     """
     return decode(envelope_of(content))
 
@@ -55,7 +54,6 @@ def envelope_of(content: RecordDict) -> Envelope:
 
     Raises:
         RecordError: other records than ours, or an array whose header does not fit its bytes.
-
     """
     if set(content) != {_FIELDS, _TENSORS}:
         raise RecordError(f"unexpected records in the message: {sorted(content)}")

@@ -3,7 +3,7 @@
 Only the names in `ALLOWED` may leave a site, each as a sum and a weight, never per patient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -80,5 +80,17 @@ def calibration_error(
     return float(sum(gaps))
 
 
-SCORES = {"auroc": auroc, "accuracy": accuracy, "calibration_error": calibration_error}
-"""The scores that a study's evaluation can ask for, by name."""
+def absolute_error(targets: Float[np.ndarray, " rows"], predicted: Float[np.ndarray, "rows 1"]) -> float:
+    """Mean absolute error, in units of the target.
+
+    >>> absolute_error(np.array([1.0, 2.0]), np.array([[1.5], [1.0]]))
+    0.75
+    """
+    error = float(np.abs(predicted[:, 0] - targets).mean())
+    return error if np.isfinite(error) else float("nan")
+
+
+CLASS_SCORES = {"auroc": auroc, "accuracy": accuracy, "calibration_error": calibration_error}
+NUMBER_SCORES = {"absolute_error": absolute_error}
+SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {**CLASS_SCORES, **NUMBER_SCORES}
+"""The scores that a study's evaluation can ask for, by name: of classes, and of a number."""

@@ -14,7 +14,6 @@ def map_params(function: Callable[..., Tensor], *params: Params) -> Params:
 
     Raises:
         ValueError: the arguments do not hold the same names.
-
     """
     first, *rest = params
     for other in rest:
@@ -60,6 +59,13 @@ def count(params: Params) -> int:
 def shapes(params: Params) -> dict[str, tuple[int, ...]]:
     """Name -> shape."""
     return {name: tuple(p.shape) for name, p in params.items()}
+
+
+def like(params: Params, template: Params) -> bool:
+    """Whether two mappings have the same names, shapes and dtypes."""
+    return shapes(params) == shapes(template) and all(
+        params[name].dtype == tensor.dtype for name, tensor in template.items()
+    )
 
 
 def prefixed(params: Params, prefix: str) -> Params:

@@ -47,7 +47,6 @@ class Registry(Generic[T]):
 
         Raises:
             StudyError: there is none; names the nearest and lists all.
-
         """
         self._load()
         if name not in self._classes:
@@ -70,7 +69,6 @@ class Registry(Generic[T]):
 
         Raises:
             StudyError: unknown name, unknown hyperparameter, or a value out of range.
-
         """
         cls = self.get(name, where)
         settings = parse(hyperparameters(cls), options, f"{where} {self.kind} '{name}'".strip())
@@ -78,7 +76,7 @@ class Registry(Generic[T]):
 
     def _load(self) -> None:
         if not self._loaded:
-            self._loaded = True
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+            self._loaded = True

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -22,13 +23,14 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 
 
-def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
+def parse(model: type[S], values: Any, where: str) -> S:
     """Validate plain values (as TOML or JSON gives them) into `model`.
 
     Raises:
         StudyError: a key is unknown, missing or of the wrong kind; names `where` and the key's path.
-
     """
+    if not isinstance(values, Mapping):
+        raise StudyError("the settings do not fit", where=where, found=_kind_of(values), expected="a table")
     try:
         # Strict validation takes JSON's lists for tuples, but not Python's; so go through JSON.
         return model.model_validate_json(json.dumps(dict(values), default=str))
@@ -78,12 +80,16 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Study
     )
 
 
+_UNION_TAG = re.compile(r"(constrained-|function-|literal\[|tuple\[|nullable\[)|(int|float|str|bool|none)$")
+"""What pydantic puts into a location for the member of a union that it tried; no key of ours looks so."""
+
+
 def _dotted(location: tuple[int | str, ...]) -> str:
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not (part.startswith("function-") or part.endswith("]")):  # pydantic's own union tags
+        elif not _UNION_TAG.match(part):
             path += f".{part}" if path else part
     return path
 

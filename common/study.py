@@ -5,8 +5,6 @@ many labelled patients they are judged). Each arm inherits the study's `[model]`
 `[training]` and overrides what it names.
 """
 
-import functools
-import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -14,34 +12,21 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
-from clinimeta.common.algorithms import ALGORITHMS
-from clinimeta.common.algorithms.base import MetaLearner
-from clinimeta.common.applications import APPLICATIONS
 from clinimeta.common.errors import StudyError, nearest
-from clinimeta.common.metrics import SCORES
-from clinimeta.common.models import MODELS
+from clinimeta.common.metrics import CLASS_SCORES, NUMBER_SCORES, SCORES
 from clinimeta.common.optim import OuterSettings
+from clinimeta.common.params import shapes
+from clinimeta.common.plan import Choice as Choice
+from clinimeta.common.plan import Plan as Plan
+from clinimeta.common.rng import generator
 from clinimeta.common.settings import Settings, parse
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
 
 Share = Annotated[float, Ge(0), Le(1)]
 Names = Annotated[tuple[str, ...], MinLen(1)]
-
-
-class Choice(BaseModel):
-    """A registered thing by name, with its hyperparameters beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The hyperparameters."""
-        return dict(self.model_extra or {})
 
 
 class Training(Settings):
@@ -114,6 +99,8 @@ class Evaluation(Settings):
         for name in self.scores:
             if name not in SCORES:
                 raise ValueError(f"'{name}' is no score; {nearest(name, SCORES)}")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError("shots: a size occurs twice")
         return self
 
 
@@ -188,6 +175,21 @@ class Study(Settings):
                 raise ValueError(
                     f"arm '{arm.name}': {arm.episodes.ways} ways, but {len(self.table.classes)} classes"
                 )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one occurs twice")
+        measured = {e.name: e for e in self.evaluations}
+        for question in self.questions:
+            asked = measured[question.evaluation]
+            if question.shots not in asked.shots:
+                raise ValueError(f"a question asks for shots = {question.shots}, which is not measured")
+            if question.score not in asked.scores:
+                raise ValueError(f"a question asks for the score '{question.score}', which is not measured")
+        for row in self.published:
+            if row.evaluation not in measured:
+                raise ValueError(
+                    f"evaluation of a published row: there is no '{row.evaluation}'; "
+                    + nearest(row.evaluation, measured)
+                )
         return self
 
     def arm(self, name: str) -> Arm:
@@ -195,7 +197,6 @@ class Study(Settings):
 
         Raises:
             StudyError: there is none.
-
         """
         for arm in self.arms:
             if arm.name == name:
@@ -203,7 +204,7 @@ class Study(Settings):
         names = [arm.name for arm in self.arms]
         raise StudyError(f"the study '{self.name}' has no arm '{name}'", expected=nearest(name, names))
 
-    def plan(self, arm: Arm, seed: int) -> "Plan":
+    def plan(self, arm: Arm, seed: int) -> Plan:
         """What the sites are told about one arm."""
         return Plan(
             study=self.name,
@@ -224,81 +225,11 @@ class Study(Settings):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
-class Plan(Settings):
-    """The part of a study that a site acts on; what a hospital approves is this and nothing else."""
-
-    study: str
-    arm: str
-    application: str
-    table: Schema
-    model: Choice
-    algorithm: Choice
-    episodes: Episodes
-    local_meta_steps: Annotated[int, Ge(1)]
-    local_rate: Annotated[float, Gt(0)]
-    weighting: Literal["tasks", "rows"]
-    seed: Annotated[int, Ge(0)]
-
-    def canonical(self) -> bytes:
-        """The one byte string of this plan (sorted keys, no spaces)."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical bytes, hexadecimal."""
-        return hashlib.sha256(self.canonical()).hexdigest()
-
-    @staticmethod
-    def from_bytes(data: bytes) -> "Plan":
-        """Read canonical bytes back.
-
-        Raises:
-            StudyError: not a plan of this version, or not in canonical form.
-
-        """
-        try:
-            plan = parse(Plan, json.loads(data), "the plan received")
-        except ValueError:
-            raise StudyError("the plan received is not JSON") from None
-        if plan.canonical() != data:
-            raise StudyError("the plan received is not in canonical form")
-        return plan
-
-    def learner(self) -> MetaLearner[Any]:
-        """The learner that this plan describes.
-
-        Raises:
-            StudyError: an unknown algorithm, model or application, or a hyperparameter out of range.
-
-        """
-        return _learner_of(self.canonical())
-
-
-@functools.lru_cache(maxsize=64)
-def _learner_of(canonical: bytes) -> MetaLearner[Any]:
-    plan = Plan.from_bytes(canonical)
-    where = f"arm '{plan.arm}'"
-    per_class = plan.table.classes and plan.episodes.draw == "per_class"
-    classes = plan.episodes.ways if per_class else len(plan.table.classes)
-    objective = APPLICATIONS.build(plan.application, {}, where, classes=classes)
-    model = MODELS.build(
-        plan.model.name,
-        plan.model.options,
-        where,
-        features=len(plan.table.features),
-        outputs=objective.outputs,
-    )
-    return ALGORITHMS.build(
-        plan.algorithm.name, plan.algorithm.options, where, model=model, objective=objective
-    )
-
-
 def read_study(text: str, where: str) -> Study:
     """Read a study file's text.
 
     Raises:
         StudyError: not TOML, an unknown or missing key, a value that does not fit; names the key.
-
     """
     try:
         values = tomllib.loads(text)
@@ -307,16 +238,75 @@ def read_study(text: str, where: str) -> Study:
             "the study is not valid TOML", where=where, found=str(error), remedy="correct that line"
         ) from None
     shared = {key: values.pop(key) for key in ("model", "episodes", "training") if key in values}
-    for arm in values.get("arms", []):
+    for key, group in shared.items():
+        if not isinstance(group, dict):
+            raise StudyError(
+                f"the key '{key}' has a value that does not fit",
+                where=where,
+                found=json.dumps(group, default=str),
+                expected=f"a table: [{key}]",
+                remedy="correct the value",
+            )
+    arms = values.get("arms", [])
+    for arm in arms if isinstance(arms, list) else []:
         if isinstance(arm, dict):
             for key, defaults in shared.items():
                 arm[key] = _inherit(defaults, arm.get(key, {}))
             arm.setdefault("episodes", {})
             arm.setdefault("training", {})
     study = parse(Study, values, where)
-    for arm in study.arms:  # a wrong hyperparameter is the file's fault, so complain now
-        study.plan(arm, study.seeds[0]).learner()
+    check(study, where)
     return study
+
+
+def check(study: Study, where: str = "") -> None:
+    """What no single key shows: whether the parts of a study work together.
+
+    Raises:
+        StudyError: a hyperparameter, the target and the application, or an arm and its teacher do not fit.
+    """
+
+    def require(fits: bool, what: str, expected: str) -> None:
+        if not fits:
+            raise StudyError(what, where=where, expected=expected, remedy="correct the study")
+
+    numbers = not study.table.classes
+    require(
+        (study.application == "regression") == numbers,
+        f"the application '{study.application}' does not fit the target",
+        "classes for a diagnosis, none for a regression",
+    )
+    for arm in study.arms:
+        learner = study.plan(arm, study.seeds[0]).learner()
+        by_class = arm.episodes.draw == "per_class"
+        require(
+            not (numbers and by_class),
+            f"arm '{arm.name}': a number cannot be drawn per class",
+            'draw = "rows" in [episodes]',
+        )
+        judged = bool(study.evaluations) and not numbers
+        require(
+            not judged or learner.objective.classes == len(study.table.classes),
+            f"arm '{arm.name}': episodes of {arm.episodes.ways} ways cannot be judged on all classes",
+            f"ways = {len(study.table.classes)}",
+        )
+        if arm.trained_by:
+            teacher = study.plan(study.arm(arm.trained_by), study.seeds[0]).learner()
+            template = generator("template")
+            require(
+                shapes(learner.init(template)) == shapes(teacher.init(template)),
+                f"arm '{arm.name}': the meta-parameters of '{arm.trained_by}' are not its own kind",
+                "an algorithm with meta-parameters of the same names and shapes",
+            )
+    for evaluation in study.evaluations:
+        fitting = NUMBER_SCORES if numbers else CLASS_SCORES
+        for score in evaluation.scores:
+            require(score in fitting, f"'{score}' does not score this target", f"one of {', '.join(fitting)}")
+        require(
+            not (numbers and evaluation.draw == "per_class"),
+            f"evaluation '{evaluation.name}': a number cannot be drawn per class",
+            'draw = "rows"',
+        )
 
 
 def _inherit(defaults: Any, overrides: Any) -> Any:

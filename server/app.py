@@ -32,7 +32,8 @@ def fresh_nonce() -> str:
 class Job:
     """One training to be done: under which name, by which plan and settings, kept where.
 
-    `sites` is how many to wait for at the start. `calibrate` asks the sites for temperatures at the end.
+    `sites` is how many to wait for at the start. `calibrate` is the plan whose
+    temperatures the sites are asked for at the end.
     `curve` scores the meta-parameters after a round (at hospitals that do not train); `notify` hears of
     every round.
     """
@@ -42,7 +43,7 @@ class Job:
     training: Training
     run_dir: RunDir
     sites: int = 1
-    calibrate: bool = False
+    calibrate: Plan | None = None
     curve: Callable[[int, Params], Mapping[str, float]] = field(default=lambda _round, _params: {})
     notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
 
@@ -73,9 +74,8 @@ def server_app(
         outcome.introductions = link.introduce(nonce, expected=job.sites)
         outcome.state = train(job, link, nonce)
         if job.calibrate:
-            flow = calibration_round(
-                job.name, job.plan.canonical(), outcome.state.params, link.sites, nonce=nonce
-            )
+            plan = job.calibrate.canonical()
+            flow = calibration_round(job.name, plan, outcome.state.params, link.sites, nonce=nonce)
             outcome.temperatures = link.converse(flow)
 
     return app
@@ -88,7 +88,6 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
         QuorumError: a round's quorum was not reached.
         NumericalError: the outer step left the finite numbers.
         RunDirError: a checkpoint is damaged or foreign.
-
     """
     digest, optimizer = job.plan.digest, job.training.outer.build()
     state = job.run_dir.latest(job.name, digest)

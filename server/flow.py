@@ -4,6 +4,7 @@ The Flower grid, the loopback grid and the tests drive the same generators. A si
 simply missing from the replies.
 """
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -66,7 +67,6 @@ def meta_round(
 
     Raises:
         QuorumError: the quorum was not reached.
-
     """
     usable: dict[str, MetaGradient] = {}
     refused: dict[str, str] = {}
@@ -113,16 +113,25 @@ def calibration_round(
     totals: dict[int, list[float]] = {}
     for site in sorted(sites):
         reply = replies.get(site)
-        if not isinstance(reply, Calibration) or (reply.nonce, reply.site) != (orders[site].nonce, site):
+        if not isinstance(reply, Calibration) or not _is_usable(reply, orders[site], site):
             continue
         width = len(TEMPERATURES)
-        if len(reply.losses) != width * len(reply.shots):
-            continue
         for i, shots in enumerate(reply.shots):
             losses = reply.losses[i * width : (i + 1) * width]
             before = totals.get(shots, [0.0] * width)
             totals[shots] = [a + b for a, b in zip(before, losses, strict=True)]
     return {shots: choose_temperature(losses) for shots, losses in sorted(totals.items())}
+
+
+def _is_usable(reply: Calibration, order: CalibrationOrder, site: str) -> bool:
+    """Whether it answers this order, with one finite loss for each temperature and size of support set."""
+    return (
+        (reply.nonce, reply.run, reply.site) == (order.nonce, order.run, site)
+        and len(reply.losses) == len(order.temperatures) * len(reply.shots)
+        and len(set(reply.shots)) == len(reply.shots)
+        and min(reply.shots, default=-1) >= 0
+        and all(math.isfinite(loss) and loss >= 0 for loss in reply.losses)
+    )
 
 
 def _why_not(reply: Reply | Failure) -> str:

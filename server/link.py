@@ -78,7 +78,7 @@ class Link:
         """
         end = self._clock.now() + self._deadline_s
         while len(nodes := list(self._grid.get_node_ids())) < expected and self._clock.now() < end:
-            self._clock.sleep(self._poll_s)
+            self._clock.sleep(min(self._poll_s, end - self._clock.now()))
         orders = {node: IntroductionOrder(nonce()) for node in nodes}
         replies = self._exchange(orders)
         known: dict[str, Introduction] = {}
@@ -99,7 +99,6 @@ class Link:
 
         Raises:
             QuorumError: the flow's own, where too few sites answer.
-
         """
         try:
             orders: Orders = next(flow)
@@ -125,8 +124,13 @@ class Link:
             for node, order in orders.items()
         ]
         self.traffic.down += sum(envelope_of(message.content).size for message in messages)
-        pushed = self._grid.push_messages(messages)
-        waiting = dict(zip(pushed, orders, strict=True))
+        # A node that has left gets no id, or none at all in its place; the message itself knows its own.
+        pushed = {message_id for message_id in self._grid.push_messages(messages) if message_id}
+        waiting = {
+            message.metadata.message_id: node
+            for message, node in zip(messages, orders, strict=True)
+            if message.metadata.message_id in pushed
+        }
         replies: dict[int, Reply | Failure] = {}
         end = self._clock.now() + self._deadline_s
         while waiting:
@@ -150,7 +154,9 @@ class Link:
             record = decode(envelope)
         except RecordError as error:
             return Failure(f"unreadable: {error}")
-        return record  # type: ignore[return-value]  # an order in a reply's place is refused by the flow
+        if isinstance(record, Reply):
+            return record
+        return Failure("an order in a reply's place")
 
 
 def quorum_of(share: float, cohort: int) -> int:

@@ -7,9 +7,12 @@ model.safetensors    the primary arm's meta-parameters, with all that a new hosp
 trainings/NAME/      round-NNNNN.safetensors, a checkpoint each round (the newest are kept)
 results.json         what was measured
 report.html          for people
+events.jsonl         the log: sites, rounds and counts only
+example/             of an invented federation: tables to try `clinimeta adapt` on
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,16 +42,15 @@ class RunDir:
 
         Raises:
             RunDirError: something is there already, or the folder cannot be written.
-
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirError(
-                "the run directory is not empty",
-                where=str(path),
-                expected="a new or empty folder",
-                remedy=f"choose another with --out, or go on with a stopped run: --resume {path}",
-            )
         try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunDirError(
+                    "the run directory is not empty",
+                    where=str(path),
+                    expected="a new or empty folder",
+                    remedy=f"choose another with --out, or go on with a stopped run: --resume {path}",
+                )
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "study.toml", study_toml.encode())
         except OSError as error:
@@ -66,13 +68,12 @@ class RunDir:
 
         Raises:
             RunDirError: the folder is missing or holds no run.
-
         """
-        if not (path / "study.toml").is_file():
+        if not os.path.isfile(path / "study.toml"):  # which is false, not an error, for an impossible name
             raise RunDirError(
                 "this is not a run directory",
                 where=str(path),
-                found="no such folder" if not path.exists() else "no study.toml in it",
+                found="no study.toml in it" if os.path.isdir(path) else "no such folder",
                 expected="a folder that `clinimeta simulate` made",
                 remedy="check the path; `clinimeta simulate` prints it at its end",
             )
@@ -87,7 +88,6 @@ class RunDir:
 
         Raises:
             RunDirError: there is none yet, or it is damaged.
-
         """
         try:
             manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ class RunDir:
         folder = self._folder(training)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"round-{state.round:05d}.safetensors", _pack(state, plan))
-        for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT_CHECKPOINTS]:
+        for old in self._checkpoints(training)[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
     def latest(self, training: str, plan: str) -> TrainingState | None:
@@ -126,9 +126,8 @@ class RunDir:
 
         Raises:
             RunDirError: it belongs to another plan, or is damaged.
-
         """
-        checkpoints = sorted(self._folder(training).glob("round-*.safetensors"))
+        checkpoints = self._checkpoints(training)
         return _unpack(checkpoints[-1], plan) if checkpoints else None
 
     def append_round(self, summary: RoundSummary) -> None:
@@ -150,6 +149,12 @@ class RunDir:
     def _lines(self) -> list[bytes]:
         path = self.path / "metrics.jsonl"
         return path.read_bytes().split(b"\n") if path.exists() else []
+
+    def _checkpoints(self, training: str) -> list[Path]:
+        """The oldest first, by number however many digits it has."""
+        found = self._folder(training).glob("round-*.safetensors")
+        ours = [path for path in found if path.stem.removeprefix("round-").isdecimal()]
+        return sorted(ours, key=lambda path: int(path.stem.removeprefix("round-")))
 
     def _folder(self, training: str) -> Path:
         return self.path / "trainings" / training

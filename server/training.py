@@ -55,7 +55,6 @@ def step(state: TrainingState, gradient: Params, optimizer: OuterOptimizer) -> T
 
     Raises:
         NumericalError: it left the finite numbers.
-
     """
     params, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     if not is_finite(params):

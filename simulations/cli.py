@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from clinimeta.client import cli as client_cli
@@ -29,7 +30,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-studies_app = typer.Typer(help="The built-in studies.", rich_markup_mode="markdown")
+studies_app = typer.Typer(
+    help="List the built-in studies, or show one. Example: clinimeta studies.", rich_markup_mode="markdown"
+)
 app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
 
@@ -63,7 +66,9 @@ def simulate(
     encode: Annotated[
         bool, typer.Option(help="Send every message through Flower's wire encoding (same results).")
     ] = True,
-    rounds: Annotated[int | None, typer.Option(min=0, help="At most this many, instead of the study's own number.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="At most this many, instead of the study's own number.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Instead of the study's own, e.g. 0,1,2.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -81,6 +86,12 @@ def simulate(
         clinimeta simulate --resume runs/mine
 
     """
+    if study and study_option:
+        raise UserError(
+            "two studies are named",
+            where=f"{study} and --study {study_option}",
+            remedy="name one of them",
+        )
     _quiet_flower()
     from clinimeta.simulations import session
 
@@ -103,7 +114,7 @@ def simulate(
 
 
 @studies_app.callback(invoke_without_command=True)
-def list_studies(context: typer.Context, as_json: Json = False) -> None:
+def list_studies(context: click.Context, as_json: Json = False) -> None:
     """List the built-in studies, a sentence each. Example: clinimeta studies --json."""
     if context.invoked_subcommand is None:
         from clinimeta.simulations import studies
@@ -158,8 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(command: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into a message on stderr and an exit code."""
-    import click
-
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -167,9 +176,11 @@ def run(command: Callable[[], Any]) -> int:
         _show(error)
         return 2
     except (QuorumError, NumericalError) as error:
-        remedy = "more rounds of asking (attempts), a longer deadline_s or a smaller quorum in [training]"
-        if isinstance(error, NumericalError):
+        remedy = "more attempts, a longer deadline_s or a smaller quorum in [training]"
+        if isinstance(error, NumericalError) or "not_finite" in str(error):
             remedy = "smaller step sizes (inner_rate, outer.rate, local_rate) in the study"
+        elif "too_few_rows" in str(error):
+            remedy = 'smaller shots in [episodes], or draw = "rows", or hospitals with more patients'
         _show(UserError(str(error), remedy=remedy))
         return 3 if isinstance(error, QuorumError) else 4
     except ClinimetaError as error:
@@ -179,7 +190,7 @@ def run(command: Callable[[], Any]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        typer.echo("interrupted; go on with: clinimeta simulate --resume RUN_DIR", err=True)
+        typer.echo("interrupted", err=True)
         return 130
 
 
@@ -218,9 +229,9 @@ def _seeds(text: str) -> tuple[int, ...] | None:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
         seeds = ()
-    if not seeds or min(seeds) < 0:
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError(
-            "the seeds are not whole numbers",
+            "the seeds are not different whole numbers",
             where="--seeds",
             found=repr(text),
             remedy="for example --seeds 0,1",

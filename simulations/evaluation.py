@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from clinimeta.common.algorithms.meta_gradient import adapt_and_predict
@@ -47,7 +47,7 @@ class Prediction:
     shots: str
     repeat: int
     rows: Int[np.ndarray, " query"]
-    targets: Int[np.ndarray, " query"]
+    targets: Shaped[np.ndarray, " query"]
     probabilities: Float[np.ndarray, "query classes"]
 
 
@@ -68,6 +68,8 @@ def _draw(
     rng = generator("evaluation", seed, evaluation.name, site, str(shots), repeat)
     test = torch.nonzero(table.test).squeeze(-1)
     training = torch.nonzero(~table.test).squeeze(-1)
+    if evaluation.split == "own_test_rows" and (shots == "half" or not len(test)):
+        return []  # these hospitals trained: only rows that were kept back may be judged
     if shots == "all":
         return [Draw(site, "all", repeat, training, test)] if len(test) and len(training) else []
     if shots == "half":

@@ -43,7 +43,7 @@ class Federation:
             person
             for name, site in self.sites.items()
             if schema.patient_everywhere and name not in train
-            for person in site.records.cells.get(schema.patient, ())
+            for person in _people(site, schema)
         }
         sites = {name: _without(self.sites[name], schema, outside) for name in train}
         tables = {
@@ -58,7 +58,6 @@ def dataset_of(study: Study) -> Dataset:
 
     Raises:
         StudyError: there is none of that name, or an option is wrong.
-
     """
     return DATASETS.build(study.data.name, study.data.options, "[data]")
 
@@ -70,7 +69,6 @@ def load(study: Study, data: Path | None) -> Federation:
         StudyError: the data set or an option is unknown, or there are too few hospitals.
         MissingDataError: a file is neither there nor downloadable.
         DataError: a table does not fit the study.
-
     """
     dataset = dataset_of(study)
     hospitals = dataset.hospitals(data)
@@ -92,7 +90,6 @@ def splits(evaluation: Evaluation, names: Sequence[str]) -> list[Split]:
 
     Raises:
         StudyError: there are too few hospitals for the split.
-
     """
     if evaluation.split == "own_test_rows":
         return [Split(EVERYONE, tuple(names), tuple(names))]
@@ -100,6 +97,13 @@ def splits(evaluation: Evaluation, names: Sequence[str]) -> list[Split]:
         _require(len(names) >= 2, evaluation, names, "two or more")
         return [Split(f"without-{out}", tuple(n for n in names if n != out), (out,)) for out in names]
     if evaluation.split == "unseen_sites":
+        if not evaluation.sites:
+            raise StudyError(
+                f"the evaluation '{evaluation.name}' holds no hospital out",
+                where="[[evaluations]]",
+                expected="'sites': how many of the last hospitals never train",
+                remedy="add 'sites', or choose another split",
+            )
         kept = len(names) - evaluation.sites
         _require(0 < kept < len(names), evaluation, names, f"more than the {evaluation.sites} held out")
         return [Split(f"first-{kept}", tuple(names[:kept]), tuple(names[kept:]))]
@@ -124,9 +128,14 @@ def deployment_split(study: Study, names: Sequence[str]) -> Split:
     return Split(EVERYONE, tuple(names), ())
 
 
+def _people(site: Site, schema: Schema) -> list[str]:
+    """Who each row is of."""
+    return [cell.strip() for cell in site.records.cells.get(schema.patient, ())]
+
+
 def _without(site: Site, schema: Schema, people: set[str]) -> Site:
     """The site with the rows of these people kept back, like test rows."""
-    persons = site.records.cells.get(schema.patient, ())
+    persons = _people(site, schema)
     if not people.intersection(persons):
         return site
     kept_back = site.test or (False,) * len(site.records)
@@ -137,7 +146,7 @@ def _require(fits: bool, evaluation: Evaluation, names: Sequence[str], wanted: s
     if not fits:
         raise StudyError(
             f"too few hospitals for the evaluation '{evaluation.name}'",
-            found=f"{len(names)} hospitals",
+            found=f"{len(names)} hospital{'' if len(names) == 1 else 's'}",
             expected=wanted,
             remedy="use more hospitals, or another split",
         )

@@ -98,6 +98,8 @@ def curve_point(
         )
         if evaluation.split != "unseen_sites" or not due:
             continue
+        if unit.split not in splits(evaluation, list(federation.sites)):
+            continue  # some of the hospitals judged there train here
         small = evaluation.model_copy(update={"shots": (evaluation.curve_shots,), "repeats": CURVE_REPEATS})
         drawn = _draws(study, federation, small, unit.split, unit.seed)
         points = {

@@ -30,7 +30,6 @@ class RayEngine:
         Raises:
             UserError: Ray is not installed.
             RuntimeError: Ray or Flower stopped before the training was done.
-
         """
         names = tuple(sites)
         run_simulation = _flower_simulation()
@@ -51,8 +50,12 @@ def open_partition(study_toml: str, data: Path | None, train: tuple[str, ...], c
     return training.sites[train[int(context.node_config["partition-id"])]]
 
 
-def _flower_simulation() -> Callable[..., None]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def require_ray() -> None:
+    """Complain before anything is begun.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
     try:
         import ray  # noqa: F401 (only to see whether it is there)
     except ImportError:
@@ -61,6 +64,12 @@ def _flower_simulation() -> Callable[..., None]:
             expected="Flower's simulation extra",
             remedy="pip install 'clinimeta[ray]', or leave out --engine",
         ) from None
+
+
+def _flower_simulation() -> Callable[..., None]:
+    """Flower's own function, imported late; deprecated for `flwr run`, which cannot take apps made here."""
+    require_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from flwr.simulation import run_simulation
 
-    return run_simulation  # deprecated for `flwr run`, which cannot take apps made in this process
+    return run_simulation

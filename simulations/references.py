@@ -20,6 +20,13 @@ def pooled_logistic_regression(
     rows = [table.training.rows for table in training.values()]
     inputs = np.concatenate([r.inputs["table"].numpy() for r in rows])
     targets = np.concatenate([r.targets.numpy() for r in rows])
+    if len(np.unique(targets)) < 2:
+        raise StudyError(
+            "a logistic regression needs rows of two classes or more",
+            where=f"{len(training)} hospitals that train",
+            found="rows of one class only",
+            remedy="leave the reference out, or use more hospitals",
+        )
     model = LogisticRegression(max_iter=2000).fit(inputs, targets)
     predictions = []
     for draw in drawn:
@@ -42,7 +49,6 @@ def reference(name: str) -> Reference:
 
     Raises:
         StudyError: there is none.
-
     """
     if name not in REFERENCES:
         raise StudyError(f"there is no reference '{name}'", expected=nearest(name, REFERENCES))

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from clinimeta.client.site import Site
 from clinimeta.common.params import digest
 from clinimeta.common.records import count_range
-from clinimeta.common.study import Arm, Study
+from clinimeta.common.study import Arm, Plan, Study
 from clinimeta.common.trained_model import TrainedModel
 from clinimeta.common.typing import Params
 from clinimeta.server.app import Job, Outcome
@@ -18,6 +18,7 @@ from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary, begin
 from clinimeta.simulations.federation import Federation, deployment_split, splits
 from clinimeta.simulations.judging import Unit, curve_point, judge
+from clinimeta.simulations.references import reference
 from clinimeta.simulations.results import Results
 
 
@@ -65,16 +66,17 @@ class Run:
         Raises:
             QuorumError: a round's quorum was not reached.
             NumericalError: a training left the finite numbers.
-
         """
         started = time.monotonic()
+        check(self.study, list(self.federation.sites))
         self.run_dir.write_manifest(self._manifest("running"))
         deployed = self.deployed()
-        outcome = Outcome()
-        for unit in self.units():
-            done = self._train(unit, calibrate=unit.name == deployed.name)
-            outcome = done if unit.name == deployed.name else outcome
         primary = self.study.plan(self.study.arm(self.study.primary), deployed.seed)
+        outcome, absent = Outcome(), dict[str, tuple[str, ...]]()
+        for unit in self.units():
+            done = self._train(unit, calibrate=primary if unit.name == deployed.name else None)
+            outcome = done if unit.name == deployed.name else outcome
+            absent |= _absent(unit, done)
         model = TrainedModel(primary, self.trained[deployed.name], outcome.temperatures)
         self.run_dir.write_bytes("model.safetensors", model.to_bytes())
         judged = time.monotonic()
@@ -93,7 +95,7 @@ class Run:
             rounds=tuple(rounds),
             arms=self._titles(),
             site_rows=self._site_rows(),
-            unscored={reason: sites for j in judgements for reason, sites in j.unscored.items()},
+            unscored=absent | {reason: sites for j in judgements for reason, sites in j.unscored.items()},
             seeds=self.study.seeds,
             versions=versions(),
             seconds=seconds,
@@ -135,7 +137,7 @@ class Run:
         split = deployment_split(self.study, list(self.federation.sites))
         return Unit(arm, self.study.seeds[0], split)
 
-    def _train(self, unit: Unit, *, calibrate: bool) -> Outcome:
+    def _train(self, unit: Unit, *, calibrate: Plan | None) -> Outcome:
         plan, outcome = self.study.plan(unit.arm, unit.seed), Outcome()
         if unit.arm.training.rounds == 0:
             state = begin(plan.learner(), unit.arm.training.outer.build(), unit.seed)
@@ -189,6 +191,26 @@ def versions() -> dict[str, str]:
     """What a result depends on besides the study and the data."""
     packages = ("clinimeta", "flwr", "torch", "numpy", "scikit-learn", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _absent(unit: Unit, outcome: Outcome) -> dict[str, tuple[str, ...]]:
+    """Why -> the hospitals that were to train and never said that they were there."""
+    missing = tuple(sorted(set(unit.split.train) - set(outcome.introductions)))
+    if not missing or outcome.state is None:
+        return {}
+    return {f"no part in the training '{unit.name}': never said that they were there": missing}
+
+
+def check(study: Study, names: Sequence[str]) -> None:
+    """Whether the study can be done at these hospitals; asked before anything is written.
+
+    Raises:
+        StudyError: too few hospitals for an evaluation, or a reference that does not exist.
+    """
+    for evaluation in study.evaluations:
+        splits(evaluation, names)
+        for name in evaluation.references:
+            reference(name)
 
 
 def _seconds(rounds: list[RoundSummary], arm: Arm) -> float:

@@ -1,5 +1,7 @@
 """One `clinimeta simulate` from request to report: find the study, do it, show it."""
 
+import csv
+import io
 import json
 import shlex
 from dataclasses import dataclass
@@ -10,17 +12,19 @@ import torch
 from rich.console import Console
 
 from clinimeta.common.errors import RunDirError, StudyError
+from clinimeta.common.rng import generator
 from clinimeta.common.study import Study, read_study
+from clinimeta.common.tasks.sampler import split_rows
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
-from clinimeta.simulations import federation, studies
+from clinimeta.simulations import federation, ray_engine, studies
 from clinimeta.simulations.display import Progress, answer_lines, score_tables
 from clinimeta.simulations.federation import Federation
 from clinimeta.simulations.loopback import LoopbackEngine
 from clinimeta.simulations.ray_engine import RayEngine
 from clinimeta.simulations.report import render_report
 from clinimeta.simulations.results import Results
-from clinimeta.simulations.run import Engine, Run
+from clinimeta.simulations.run import Engine, Run, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,12 @@ def simulate(request: Request) -> Results:
         UserError: the study, the data or the run directory cannot be used; says why.
         QuorumError: too few hospitals answered.
         NumericalError: a training left the finite numbers.
-
     """
     torch.set_num_threads(1)  # on few cores and small tensors, more threads are slower
     study, run_dir = _resume(request) if request.resume else (_study(request), None)
+    engine = _engine(request, study)
     loaded = federation.load(study, request.data)
+    check(study, list(loaded.sites))
     if run_dir is None:
         run_dir = RunDir.create(request.out or _free_folder(study.name), study.to_toml())
     elif "data_sha256" in (manifest := _manifest_if_any(run_dir)):
@@ -81,11 +86,17 @@ def simulate(request: Request) -> Results:
             study=study,
             run_dir=run_dir,
             federation=loaded,
-            engine=_engine(request, study),
+            engine=engine,
             observer=_Display(progress),
             command=shlex.join(["clinimeta", *request.argv]),
         )
-        results = run.execute()
+        try:
+            results = run.execute()
+        except KeyboardInterrupt:
+            console.print(
+                f"to go on: clinimeta simulate --resume {run_dir.path}", markup=False, soft_wrap=True
+            )
+            raise
     run_dir.write_text("report.html", render_report(study, results))
     if loaded.synthetic:
         write_example(run_dir, study, loaded)
@@ -100,18 +111,19 @@ def simulate(request: Request) -> Results:
 def write_example(run_dir: RunDir, study: Study, loaded: Federation) -> None:
     """An invented hospital's `example/cases.csv` (5 labelled a class) and `example/new.csv`, for `adapt`."""
     records = loaded.sites[list(loaded.sites)[-1]].records
-    target = records.cells[study.table.target]
-    cases = [row for c in study.table.classes for row in [i for i, t in enumerate(target) if t == c][:5]]
-    rest = [row for row in range(len(records)) if row not in set(cases)]
+    table = loaded.tables[list(loaded.sites)[-1]]
+    chosen = split_rows(table, 5, "per_class", len(study.table.classes), generator("example"), shrink=True)
+    if chosen is None:
+        return
     names = list(records.cells)
-    folder = run_dir.path / "example"
-    folder.mkdir(exist_ok=True)
-    for name, rows, columns in (
-        ("cases.csv", cases, names),
-        ("new.csv", rest, [n for n in names if n != study.table.target]),
-    ):
-        lines = [",".join(columns)] + [",".join(records.cells[c][row] for c in columns) for row in rows]
-        run_dir.write_text(f"example/{name}", "\n".join(lines) + "\n")
+    without_target = [name for name in names if name != study.table.target]
+    (run_dir.path / "example").mkdir(exist_ok=True)
+    for name, rows, columns in zip(("cases", "new"), chosen, (names, without_target), strict=True):
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([records.cells[column][row] for column in columns] for row in rows.tolist())
+        run_dir.write_text(f"example/{name}.csv", buffer.getvalue())
 
 
 def _study(request: Request) -> Study:
@@ -152,11 +164,14 @@ def _manifest_if_any(run_dir: RunDir) -> dict[str, object]:
 
 
 def _same_data(run_dir: RunDir, before: object, loaded: Federation) -> None:
-    if before != dict(loaded.files):
+    now = dict(loaded.files)
+    if before != now:
+        known = before if isinstance(before, dict) else {}
+        changed = sorted(name for name in {*now, *known} if now.get(name) != known.get(name))
         raise RunDirError(
             "the data are not those that the run began with",
             where=str(run_dir.path / "manifest.json"),
-            found=f"other SHA-256 of: {', '.join(sorted(loaded.files)) or 'no files'}",
+            found=f"other SHA-256 of: {', '.join(changed)}",
             expected="the same files",
             remedy="give the same --data, or start a new run",
         )
@@ -169,7 +184,8 @@ def _engine(request: Request, study: Study) -> Engine:
                 "faults are injected by the loopback engine only",
                 remedy="leave out --engine ray, or [faults]",
             )
-        return RayEngine(study.to_toml(), request.data)
+        ray_engine.require_ray()
+        return RayEngine(study.to_toml(), request.data.resolve() if request.data else None)
     return LoopbackEngine(encode=request.encode, faults=study.faults)
 
 

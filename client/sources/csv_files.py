@@ -32,7 +32,6 @@ def read_csv(path: Path) -> Records:
     Raises:
         DataError: no such file, empty, not UTF-8 text, a header that is missing, incomplete or not
             unique, or a line with more or fewer cells than the header; names the file and the line.
-
     """
     text = _read_text(path)
     separator = _separator(text)

@@ -32,7 +32,7 @@ class Episodes(Settings):
 def draw_episode(table: Table, episodes: Episodes, shots: int, rng: torch.Generator) -> Episode | None:
     """One episode with `shots` support rows (a class), or None where the table is too small for any."""
     table, classes = _choose_ways(table, episodes, rng)
-    split = split_rows(table, shots, episodes.draw, classes, rng, leave=1)
+    split = split_rows(table, shots, episodes.draw, classes, rng, shrink=True)
     if split is None:
         return None
     support, rest = split
@@ -56,22 +56,21 @@ def draw_episodes(table: Table, episodes: Episodes, rng: torch.Generator) -> lis
 
 
 def split_rows(
-    table: Table, shots: int, draw: str, classes: int, rng: torch.Generator, *, leave: int | None = None
+    table: Table, shots: int, draw: str, classes: int, rng: torch.Generator, *, shrink: bool = False
 ) -> tuple[Int[Tensor, " support"], Int[Tensor, " rest"]] | None:
     """Shuffled row indices: a support set of `shots` (a class), and every row of the other people.
 
-    With `leave` the support shrinks until that many rows (a class) stay in the rest; without it, a table
-    that cannot give exactly `shots` gives None. None also where a class would be missing on either side.
+    A table that cannot give that many and keep a person (of each class) for the rest gives None, or with
+    `shrink` the largest support set that it can. None also where a class would be missing on either side.
     """
     order = _shuffled_by_patient(table, rng)
     targets = table.rows.targets[order]
     groups = [order[targets == c] for c in range(classes)] if draw == "per_class" else [order]
-    if any(len(group) < 2 for group in groups) and shots > 0:
-        return None
     taken = []
     for group in groups:
-        size = shots if leave is None else min(shots, max(1, len(group) - leave)) if shots else 0
-        if size > len(group) - 1:
+        most = _rows_before_the_last_person(table.patients[group])
+        size = min(shots, most) if shrink else shots
+        if size > most or (shots > 0 and size == 0):
             return None
         taken.append(group[:size])
     support = torch.cat(taken)
@@ -80,6 +79,11 @@ def split_rows(
     if len(rest) == 0 or (draw == "per_class" and len(present) < classes):
         return None
     return support, rest
+
+
+def _rows_before_the_last_person(patients: Int[Tensor, " rows"]) -> int:
+    """How many of these rows (each person's together) can be taken so that one person is left whole."""
+    return int((patients != patients[-1]).sum()) if len(patients) else 0
 
 
 def _shuffled_by_patient(table: Table, rng: torch.Generator) -> Int[Tensor, " rows"]:
@@ -94,7 +98,8 @@ def _choose_ways(table: Table, episodes: Episodes, rng: torch.Generator) -> tupl
     if episodes.draw != "per_class" or table.rows.targets.is_floating_point():
         return table, episodes.ways
     present = torch.unique(table.rows.targets)
-    if len(present) <= episodes.ways:
+    as_they_are = torch.equal(present, torch.arange(episodes.ways))
+    if len(present) < episodes.ways or as_they_are:
         return table, episodes.ways
     chosen = present[torch.randperm(len(present), generator=rng)[: episodes.ways]]
     kept = table.take(torch.nonzero(torch.isin(table.rows.targets, chosen)).squeeze(-1))

@@ -29,6 +29,8 @@ class Column(Settings):
             raise ValueError(
                 f"column '{self.name}': two or more levels for a categorical column, none for the others"
             )
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"column '{self.name}': a level occurs twice")
         return self
 
     @property
@@ -69,6 +71,8 @@ class Schema(Settings):
             raise ValueError("a column name occurs twice, or the target is also a column")
         if len(self.classes) == 1:
             raise ValueError("two or more classes, or none for a numeric target")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class occurs twice")
         return self
 
     @property

@@ -4,6 +4,7 @@ No message here ever holds a cell's value, only what kind of thing it is: values
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,6 @@ def encode(schema: Schema, records: Records, *, test: Sequence[bool] | None = No
 
     Raises:
         DataError: no rows, a missing column, a cell that is no number or no known level or class.
-
     """
     values = read_values(schema, records)
     held_out = np.array(test if test is not None else [False] * len(records), dtype=bool)
@@ -233,7 +233,8 @@ def _bad_cell(cell: str, name: str, records: Records, row: int, wanted: str) -> 
 def _patients(schema: Schema, records: Records) -> Int[np.ndarray, " rows"]:
     if not schema.patient:
         return np.arange(len(records), dtype=np.int64)
-    _, numbers = np.unique(np.array(_cells(records, schema.patient), dtype=str), return_inverse=True)
+    people = [cell.strip() for cell in _cells(records, schema.patient)]
+    _, numbers = np.unique(np.array(people, dtype=str), return_inverse=True)
     return numbers.astype(np.int64)
 
 
@@ -243,8 +244,9 @@ def _study_standard(schema: Schema) -> Standard:
     return Standard(np.array(center), np.array(scale))
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", flags=re.ASCII)
+
+
 def _is_float(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    """A finite decimal number; Python alone would also take 1_000 and digits of other scripts."""
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))

@@ -33,7 +33,6 @@ class CsvFolder:
             MissingDataError: no folder was given, it does not exist, or no CSV file is in it.
             DataError: two files name the same hospital, or one cannot be read.
             StudyError: `folder` leads out of the data folder.
-
         """
         return {name: Hospital(read_csv(path)) for name, path in self._paths(data).items()}
 

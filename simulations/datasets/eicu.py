@@ -59,7 +59,6 @@ class Eicu:
         Raises:
             MissingDataError: a table is not there; names where to get it.
             DataError: a table is not what PhysioNet ships.
-
         """
         patient, aps, pred = (read_csv(locate(file, data)) for file in FILES)
         return cohort(patient, aps, pred)
@@ -75,7 +74,6 @@ def cohort(patient: Records, aps: Records, pred: Records) -> dict[str, Hospital]
 
     Raises:
         DataError: a column is missing, a stay occurs twice in a table, or no stay qualifies.
-
     """
     aps_row, pred_row, patient_row = _row_of_stay(aps), _row_of_stay(pred), _row_of_stay(patient)
     visit, outcome = _column(patient, "unitvisitnumber"), _column(patient, "hospitaldischargestatus")

@@ -69,7 +69,6 @@ class HeartDisease:
         Raises:
             MissingDataError: a file is neither there nor downloadable.
             DataError: a file is not the original.
-
         """
         return {name: _hospital(locate(self._file(name), data)) for name in FILES}
 

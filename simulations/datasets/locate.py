@@ -51,7 +51,6 @@ def locate(file: PublicFile, data: Path | None, *, timeout_s: float = TIMEOUT_S)
         MissingDataError: the file is in none of the places and was not downloaded; names them all.
         DataError: a file is there, or was downloaded, but is not the original; or it cannot be read.
         StudyError: the file's address is not http or https.
-
     """
     cached = cache_folder() / file.folder / file.name
     places = _places(data_folder(data), file) + ([] if data else [cached])
@@ -83,7 +82,6 @@ def digest(path: Path) -> str:
 
     Raises:
         DataError: it cannot be read.
-
     """
     try:
         with path.open("rb") as content:

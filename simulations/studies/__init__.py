@@ -17,7 +17,6 @@ def text_of(name: str) -> str:
 
     Raises:
         StudyError: there is none of that name.
-
     """
     if name not in names():
         raise StudyError(
@@ -33,7 +32,6 @@ def find(name_or_path: str) -> Study:
 
     Raises:
         StudyError: there is no such name or file, or the file is not a study.
-
     """
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.is_file():

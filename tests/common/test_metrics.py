@@ -9,9 +9,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from clinimeta.common.metrics import SCORES, Mean, accuracy, auroc, calibration_error, merge
+from clinimeta.common.metrics import (
+    CLASS_SCORES,
+    NUMBER_SCORES,
+    SCORES,
+    Mean,
+    absolute_error,
+    accuracy,
+    auroc,
+    calibration_error,
+    merge,
+)
 
-EVERY_SCORE = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
+EVERY_SCORE = pytest.mark.parametrize("score", CLASS_SCORES.values(), ids=CLASS_SCORES.keys())
 WHOLE = st.integers(-1000, 1000).map(float)
 MEANS = st.dictionaries(st.sampled_from(["query_loss", "query_accuracy", "x"]), st.builds(Mean, WHOLE, WHOLE))
 

@@ -117,7 +117,7 @@ def test_two_people_of_each_class_are_enough_for_an_episode(table: Table, shots:
 
 
 @given(tables(), DRAWS, st.integers(0, 6), SEEDS)
-def test_without_leave_the_support_set_is_exact_or_there_is_none(
+def test_unless_it_may_shrink_a_support_set_is_exact_or_there_is_none(
     table: Table, draw: str, shots: int, seed: int
 ) -> None:
     split = split_rows(table, shots, draw, 2, generator(seed))
@@ -144,13 +144,34 @@ def test_a_table_that_cannot_give_the_exact_size_gives_nothing(draw: str, classe
     assert split_rows(table, most + 1, draw, classes, generator(1)) is None
 
 
-@given(st.integers(1, 3), st.integers(1, 3))
-def test_leave_is_how_many_rows_of_each_class_stay(leave: int, shots: int) -> None:
-    split = split_rows(table_of([0] * 4 + [1] * 9), shots, "per_class", 2, generator(0), leave=leave)
+@given(st.integers(1, 8))
+def test_a_support_set_that_may_shrink_leaves_a_person_of_each_class(shots: int) -> None:
+    split = split_rows(table_of([0] * 4 + [1] * 9), shots, "per_class", 2, generator(0), shrink=True)
     assert split is not None
     support, rest = (table_of([0] * 4 + [1] * 9).rows.take(rows) for rows in split)
-    assert counts(support, 2) == [min(shots, 4 - leave), shots]
-    assert counts(rest, 2)[0] >= leave
+    assert counts(support, 2) == [min(shots, 3), shots]
+    assert counts(rest, 2) == [4 - min(shots, 3), 9 - shots]
+
+
+@given(tables(), DRAWS, st.integers(1, 6), SEEDS)
+def test_shrinking_gives_what_was_asked_for_or_the_most_that_leaves_a_person(
+    table: Table, draw: str, shots: int, seed: int
+) -> None:
+    exact = split_rows(table, shots, draw, 2, generator(seed))
+    split = split_rows(table, shots, draw, 2, generator(seed), shrink=True)
+    if split is None:
+        assert exact is None
+        return
+    if exact is not None:
+        assert torch.equal(split[0], exact[0])
+        assert torch.equal(split[1], exact[1])
+    for c in (0, 1) if draw == "per_class" else (None,):
+        of_class = torch.ones(len(table), dtype=torch.bool) if c is None else table.rows.targets == c
+        taken = [row for row in split[0].tolist() if of_class[row]]
+        assert 1 <= len(taken) <= shots
+        if len(taken) < shots:  # one person more would have left nobody
+            supporting = {int(table.patients[row]) for row in taken}
+            assert len(set(table.patients[of_class].tolist()) - supporting) == 1
 
 
 def test_a_person_with_both_classes_is_on_one_side_only() -> None:

@@ -135,6 +135,13 @@ def test_an_unknown_key_is_named_with_its_path_and_the_nearest(
     assert error.remedy == "rename or remove the key"
 
 
+@pytest.mark.parametrize("values", [3, None, "name", ["name"], [["name", "x"]], True], ids=str)
+def test_what_is_no_table_at_all_is_refused(values: Any) -> None:
+    with pytest.raises(StudyError, match="the settings do not fit") as caught:
+        parse(Group, values, "study.toml")
+    assert (caught.value.where, caught.value.found) == ("study.toml", json.dumps(values))
+
+
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(StudyError) as caught:
         parse(Group, {}, "study.toml")

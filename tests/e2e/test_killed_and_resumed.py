@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 STUDY = """
 name = "killed"
@@ -81,9 +82,7 @@ def is_writing_a_checkpoint(run_dir: Path) -> bool:
 def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from clinimeta.simulations import studies
 
-    text = studies.text_of("default")
-    table = text[text.index("[table]") :]
-    table = table[: table.index("\n[model]")]
+    table = tomli_w.dumps({"table": studies.find("default").table.model_dump(mode="json")})
     path = tmp_path_factory.mktemp("study") / "killed.toml"
     path.write_text(STUDY.replace("TABLE", table))
     return path

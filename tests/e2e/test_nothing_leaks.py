@@ -93,7 +93,8 @@ def emitted(chosen: Study, sites: dict[str, Site], folder: Path) -> bytes:
 
     arm = chosen.arm(chosen.primary)
     run_dir = RunDir.create(folder / "run", chosen.to_toml())
-    job = Job("t", chosen.plan(arm, 0), arm.training, run_dir, calibrate=True)
+    plan = chosen.plan(arm, 0)
+    job = Job("t", plan, arm.training, run_dir, calibrate=plan)
     outcome = Outcome()
     LoopbackEngine(tap=tap)(job, outcome, sites)
     assert outcome.state is not None

@@ -188,7 +188,7 @@ def test_the_refused_do_not_count_in_anything() -> None:
 
 def test_of_two_replies_nobody_can_say_which_is_outsized() -> None:
     replies = {"a": of_norm("a", 1e-6), "b": of_norm("b", 90.0)}
-    found = aggregate(replies, LIMITS, LIKE)
+    found = aggregate(replies, Limits(max_norm=100.0, max_norm_ratio=1.5), LIKE)
     assert (found.accepted, found.refused) == (("a", "b"), {})
 
 

@@ -209,6 +209,14 @@ def test_what_two_answers_cannot_judge_is_judged_when_more_have_come() -> None:
     assert list(done.aggregate.refused) == ["ulm"]
 
 
+def test_for_an_answer_out_of_proportion_the_silent_are_asked_again() -> None:
+    """Three answered, but only two of them count towards the quorum of three."""
+    asked, done = converse(a_round(quorum=3), [{"ulm": outsized, "bern": silent}, {}])
+    assert who(asked) == [list(SITES), ["bern"]]
+    assert done.aggregate.accepted == ("bern", "graz", "lund")
+    assert list(done.aggregate.refused) == ["ulm"]
+
+
 def test_an_answer_to_an_earlier_order_is_refused() -> None:
     earlier: list[MetaGradientOrder] = []
 
@@ -333,7 +341,7 @@ def test_losses_add_up_over_sites() -> None:
 
 def test_sizes_that_only_some_sites_can_measure_are_kept_in_order() -> None:
     large = calibrated(shots=(20, 5), losses=losses(0.7) + losses(1.0))
-    _, found = converse(calibration(), [{"ulm": large}], otherwise=calibrated())
+    _, found = converse(calibration(), [{"bern": large}], otherwise=calibrated())
     assert list(found.items()) == [(1, 2.0), (5, 1.0), (20, 0.7)]
 
 

@@ -15,11 +15,12 @@ import torch
 from tasks import FEATURES, learner
 
 from clinimeta.common.errors import NumericalError, RunDirError
+from clinimeta.common.files import write_atomically
 from clinimeta.common.models.linear import Linear
 from clinimeta.common.optim import SGD, Adam
 from clinimeta.common.params import digest
 from clinimeta.common.rng import generator
-from clinimeta.server.store import KEPT_CHECKPOINTS, RunDir, write_atomically
+from clinimeta.server.store import KEPT_CHECKPOINTS, RunDir
 from clinimeta.server.training import RoundSummary, TrainingState, begin, step
 
 PLAN = "digest of the plan"
@@ -300,6 +301,20 @@ def test_the_newest_is_newest_by_number_however_many_digits_it_has(run_dir: RunD
         run_dir.checkpoint(NAME, state(number), PLAN)
         assert_same(run_dir.latest(NAME, PLAN), state(number))
     assert len(checkpoints(run_dir)) == KEPT_CHECKPOINTS
+
+
+@pytest.mark.parametrize("name", ["round-best", "round-00001 (copy)", "round-"])
+def test_a_file_of_somebody_else_is_no_checkpoint_and_stays(run_dir: RunDir, name: str) -> None:
+    folder = run_dir.path / "trainings" / NAME
+    folder.mkdir(parents=True)
+    (folder / f"{name}.safetensors").write_bytes(b"kept for later")
+    assert run_dir.latest(NAME, PLAN) is None
+    for number in range(1, 5):
+        run_dir.checkpoint(NAME, state(number), PLAN)
+    assert_same(run_dir.latest(NAME, PLAN), state(4))
+    assert checkpoints(run_dir) == sorted(
+        [f"{name}.safetensors", "round-00003.safetensors", "round-00004.safetensors"]
+    )
 
 
 def test_trainings_do_not_see_each_others_checkpoints(run_dir: RunDir) -> None:

@@ -249,5 +249,5 @@ def test_a_run_without_a_stage_says_nothing() -> None:
 
 def test_the_display_does_not_wait_for_plots() -> None:
     code = "import sys, clinimeta.simulations.display; print({'matplotlib', 'jinja2'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

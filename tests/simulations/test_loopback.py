@@ -37,8 +37,9 @@ from clinimeta.common.records import (
 )
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Faults, Study, read_study
+from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.table import Records
-from clinimeta.server.app import Job, Outcome, server_app
+from clinimeta.server.app import Job, Outcome, fresh_nonce, server_app
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
 from clinimeta.simulations import loopback
@@ -88,7 +89,8 @@ def job(path: Path, *, seed: int = 0, calibrate: bool = False, **training: Any) 
     path.mkdir(exist_ok=True)
     chosen = study(**training)
     arm = chosen.arms[0]
-    return Job("seed0/all/maml", chosen.plan(arm, seed), arm.training, RunDir(path), calibrate=calibrate)
+    plan = chosen.plan(arm, seed)
+    return Job("seed0/all/maml", plan, arm.training, RunDir(path), calibrate=plan if calibrate else None)
 
 
 def train(to_do: Job, sites: Mapping[str, Site] = SITES, **engine: Any) -> Outcome:
@@ -138,6 +140,9 @@ def test_a_training_runs_all_its_rounds_and_says_what_happened(tmp_path: Path) -
     assert set(outcome.temperatures) == {1, 2}
     assert set(outcome.temperatures.values()) <= set(TEMPERATURES)
     assert told == to_do.run_dir.rounds()
+    order = MetaGradientOrder(fresh_nonce(), to_do.name, 1, to_do.plan.canonical(), outcome.state.params)
+    assert {summary.bytes_down for summary in told} == {6 * encode(order).size}
+    assert len({summary.bytes_up for summary in told}) == 1
     for number, summary in enumerate(told, start=1):
         assert (summary.training, summary.arm, summary.round) == (to_do.name, "maml", number)
         assert (summary.cohort, summary.accepted) == (6, 6)
@@ -145,6 +150,27 @@ def test_a_training_runs_all_its_rounds_and_says_what_happened(tmp_path: Path) -
         assert set(summary.metrics) == {"query_loss", "query_accuracy"}
         assert summary.gradient_norm > 0
         assert summary.curve == {"n": float(number)}
+
+
+def test_temperatures_are_those_of_the_plan_that_asks_for_them(tmp_path: Path) -> None:
+    """An arm that another one trains is calibrated as it adapts, not as its teacher does."""
+    to_do = job(tmp_path, rounds=1)
+    other = to_do.plan.model_copy(update={"arm": "other", "episodes": Episodes(shots=(3,), tasks=2)})
+    outcome = train(replace(to_do, calibrate=other))
+    assert set(outcome.temperatures) == {3}
+
+
+def test_a_training_begins_when_its_hospitals_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, clock = Outcome(), VirtualClock()
+    grid = LoopbackGrid(client_app(open_site), {name: {"site": name} for name in NAMES}, clock)
+    everyone = list(grid.get_node_ids())
+    monkeypatch.setattr(
+        LoopbackGrid, "get_node_ids", lambda _grid: everyone[:2] if clock.now() < 10 else everyone
+    )
+    run_loopback(server_app(replace(job(tmp_path, rounds=0), sites=6), outcome, clock=clock), grid)
+    assert sorted(outcome.introductions) == list(NAMES)
 
 
 def test_training_learns_something(tmp_path: Path) -> None:
@@ -477,18 +503,25 @@ def test_an_exception_becomes_a_refusal_that_holds_nothing_of_it(monkeypatch: py
     assert "4711" not in str(logs)
 
 
-def test_a_site_that_cannot_be_opened_is_a_refusal_that_holds_nothing_of_why() -> None:
+@pytest.mark.parametrize(
+    ("content", "nonce"),
+    [(to_flower(IntroductionOrder("n")), "n"), (RecordDict({}), "")],
+    ids=["an order", "no order"],
+)
+def test_a_site_that_cannot_be_opened_is_a_refusal_that_holds_nothing_of_why(
+    content: RecordDict, nonce: str
+) -> None:
     def broken(_context: Context) -> Site:
         raise FileNotFoundError("/home/dr-meier/patient-4711.csv")
 
     grid = LoopbackGrid(client_app(broken), {"ulm": {}}, VirtualClock())
     (node,) = grid.get_node_ids()
-    message = grid.create_message(to_flower(IntroductionOrder("n")), "query.introduction", node, "1")
     with structlog.testing.capture_logs() as logs:
-        (reply,) = grid.send_and_receive([message])
+        (reply,) = grid.send_and_receive([grid.create_message(content, "query.introduction", node, "1")])
     record = from_flower(reply.content)
     assert isinstance(record, Refusal)
-    assert (record.code, record.reason) == ("internal", REFUSALS["internal"])
+    assert (record.nonce, record.code, record.reason) == (nonce, "internal", REFUSALS["internal"])
+    assert [log["error"] for log in logs] == ["FileNotFoundError"]
     assert "4711" not in str(record) + str(logs)
 
 
