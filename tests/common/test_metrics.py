@@ -21,7 +21,8 @@ from clinimeta.common.metrics import (
     merge,
 )
 
-EVERY_SCORE = pytest.mark.parametrize("score", CLASS_SCORES.values(), ids=CLASS_SCORES.keys())
+OF_CLASSES = pytest.mark.parametrize("score", CLASS_SCORES.values(), ids=CLASS_SCORES.keys())
+OF_NUMBERS = pytest.mark.parametrize("score", NUMBER_SCORES.values(), ids=NUMBER_SCORES.keys())
 WHOLE = st.integers(-1000, 1000).map(float)
 MEANS = st.dictionaries(st.sampled_from(["query_loss", "query_accuracy", "x"]), st.builds(Mean, WHOLE, WHOLE))
 
@@ -136,18 +137,39 @@ def test_calibration_error_equals_the_formula_bin_by_bin(
     assert calibration_error(targets, probabilities, bins) == pytest.approx(expected, abs=1e-12)
 
 
+# Absolute error
+
+
+@given(pairs=st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
+def test_absolute_error_is_the_mean_distance(pairs: list[tuple[float, float]]) -> None:
+    targets, predicted = (np.array(side) for side in zip(*pairs, strict=True))
+    expected = math.fsum(abs(target - value) for target, value in pairs) / len(pairs)
+    assert absolute_error(targets, predicted[:, None]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 # What every score promises
 
 
-@EVERY_SCORE
+def test_every_score_is_of_classes_or_of_numbers() -> None:
+    assert dict(SCORES) == CLASS_SCORES | NUMBER_SCORES
+    assert not set(CLASS_SCORES) & set(NUMBER_SCORES)
+
+
+@OF_CLASSES
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_prediction_that_is_not_finite_has_no_score(score: Any, value: float) -> None:
+def test_probabilities_that_are_not_finite_have_no_score(score: Any, value: float) -> None:
     probabilities = two_classes([0.2, 0.8, 0.6])
     probabilities[1, 1] = value
     assert math.isnan(score(np.array([0, 1, 1]), probabilities))
 
 
-@EVERY_SCORE
+@OF_NUMBERS
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_predicted_numbers_that_are_not_finite_have_no_score(score: Any, value: float) -> None:
+    assert math.isnan(score(np.array([0.0, 1.0]), np.array([[0.5], [value]])))
+
+
+@OF_CLASSES
 @given(drawn=predictions(2))
 def test_a_score_lies_between_zero_and_one_and_ignores_the_order_of_rows(
     score: Any, drawn: tuple[np.ndarray, np.ndarray]

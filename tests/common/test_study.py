@@ -16,7 +16,8 @@ from clinimeta.common.algorithms.maml import MAML
 from clinimeta.common.algorithms.protonet import ProtoNet
 from clinimeta.common.errors import StudyError
 from clinimeta.common.optim import OuterSettings
-from clinimeta.common.study import Arm, Plan, Study, Training, read_study
+from clinimeta.common.plan import Plan
+from clinimeta.common.study import Arm, Study, Training, read_study
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.simulations import studies
 
@@ -360,6 +361,8 @@ def test_text_that_is_no_toml_is_refused_with_the_line() -> None:
     [
         (("arms", 1, "name"), "first", "two arms have the same name"),
         (("evaluations",), [{"name": "new"}, {"name": "new"}], "two evaluations have the same name"),
+        (("evaluations", 0, "shots"), [5, 1, 5], "a size occurs twice"),
+        (("seeds",), [1, 2, 1], "one occurs twice"),
         (("arms", 0, "trained_by"), "second", "arm 'first': 'second' is not trained itself"),
         (("arms", 1, "model"), {"name": "mlp"}, "arm 'second': 'first' trains another model"),
         (("episodes", "ways"), 3, "arm 'first': 3 ways, but 2 classes"),
@@ -376,11 +379,72 @@ def test_an_arm_trained_by_an_arm_that_is_trained_by_another_is_refused() -> Non
     assert "arm 'third': 'second' is not trained itself" in error.expected
 
 
-def test_a_study_without_classes_may_have_any_ways() -> None:
-    values = changed(("table", "classes"), [])
-    values |= {"application": "regression", "episodes": {"draw": "rows", "ways": 9}}
+NUMBERS = {
+    **{key: SMALL[key] for key in ("name", "primary", "data", "model", "arms")},
+    "application": "regression",
+    "table": {"target": "stay", "columns": [{"name": "age"}]},
+    "episodes": {"draw": "rows", "ways": 9},
+    "evaluations": [{"name": "new", "sites": 1, "draw": "rows", "scores": ["absolute_error"]}],
+}
+"""A study of a number; how many ways an episode has means nothing to it."""
+
+
+def test_a_study_of_a_number_is_read() -> None:
+    assert read(NUMBERS).table.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"application": "diagnosis"}, "the application 'diagnosis' does not fit the target"),
+        ({"episodes": {"draw": "per_class"}}, "arm 'first': a number cannot be drawn per class"),
+        ({"evaluations": [{"name": "new", "draw": "rows"}]}, "'auroc' does not score this target"),
+        (
+            {"evaluations": [{"name": "new", "draw": "per_class", "scores": ["absolute_error"]}]},
+            "evaluation 'new': a number cannot be drawn per class",
+        ),
+    ],
+    ids=["application", "episodes", "scores", "evaluation"],
+)
+def test_a_study_of_a_number_that_asks_for_classes_is_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        read({**NUMBERS, **changes})
+    assert (caught.value.what, caught.value.where) == (what, "small.toml")
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        (("application",), "regression", "the application 'regression' does not fit the target"),
+        (
+            ("table", "classes"),
+            ["a", "b", "c"],
+            "arm 'first': episodes of 2 ways cannot be judged on all classes",
+        ),
+        (
+            ("evaluations", 0, "scores"),
+            ["auroc", "absolute_error"],
+            "'absolute_error' does not score this target",
+        ),
+        (
+            ("arms", 1, "algorithm"),
+            {"name": "protonet"},
+            "arm 'second': the meta-parameters of 'first' are not its own kind",
+        ),
+    ],
+    ids=["application", "ways", "scores", "teacher"],
+)
+def test_parts_that_do_not_work_together_are_refused(path: Path, value: Any, what: str) -> None:
+    error = refused(path, value)
+    assert (error.what, error.where) == (what, "small.toml")
+    assert error.expected
+
+
+def test_episodes_of_fewer_ways_than_classes_may_train_where_nothing_is_judged() -> None:
+    values = changed(("table", "classes"), ["a", "b", "c"])
     values |= {"evaluations": [], "questions": [], "published": []}
-    assert read(values).table.classes == ()
+    assert plan_of(read(values)).learner().objective.classes == 2
 
 
 # There and back
@@ -595,15 +659,19 @@ def test_equal_plans_share_their_learner() -> None:
         (["a", "b", "c"], "per_class", 3, 3),
         (["a", "b", "c"], "rows", 2, 3),
         ([], "rows", 2, 0),
+        ([], "per_class", 2, 0),
     ],
 )
 def test_a_learner_tells_as_many_classes_apart_as_an_episode_holds(
     classes: list[str], draw: str, ways: int, expected: int
 ) -> None:
-    values = changed(("table", "classes"), classes)
-    values |= {"application": "diagnosis" if classes else "regression"}
-    values |= {"episodes": {"draw": draw, "ways": ways}, "evaluations": [], "questions": [], "published": []}
-    assert plan_of(read(values)).learner().objective.classes == expected
+    values = {
+        **VALUES,
+        "application": "diagnosis" if classes else "regression",
+        "table": {**VALUES["table"], "classes": classes},
+        "episodes": {**VALUES["episodes"], "draw": draw, "ways": ways},
+    }
+    assert Plan.from_bytes(dumped(values)).learner().objective.classes == expected
 
 
 def test_a_learner_has_a_feature_for_each_number_of_the_table() -> None:
