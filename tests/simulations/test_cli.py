@@ -543,6 +543,15 @@ def test_the_remedy_fits_the_reason_why_hospitals_gave_no_answer(clinimeta: Type
     assert "inner_rate" in said.words
 
 
+def test_hospitals_that_are_too_small_are_told_what_would_do(clinimeta: Typed) -> None:
+    for name in SITES:
+        Path(f"data/{name}.csv").write_text("age,sick\n40,no\n60,no\n")
+    said = clinimeta(*SIMULATE)
+    assert said.code == 3
+    assert "too_few_rows" in said.words
+    assert "draw" in said.words
+
+
 def test_a_training_that_leaves_the_finite_numbers_ends_with_4(clinimeta: Typed) -> None:
     write_study(training={"rounds": 3, "outer": {"name": "sgd", "rate": 1e300}})
     said = clinimeta(*SIMULATE)

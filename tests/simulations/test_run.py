@@ -230,6 +230,22 @@ def test_the_question_is_answered_by_the_paired_difference(done: Done) -> None:
     assert answer.difference.low <= expected <= answer.difference.high
 
 
+def test_each_question_is_answered_by_its_own_evaluation(tmp_path: Path) -> None:
+    other = {**STUDY["evaluations"][0], "name": "other", "shots": [2], "references": []}
+    questions = [
+        {"evaluation": "other", "arm": "local", "against": "local", "shots": 2},
+        {"evaluation": "new", "arm": "local", "against": "local", "shots": 1},
+    ]
+    chosen = study(
+        arms=STUDY["arms"][3:],
+        primary="local",
+        evaluations=[{**STUDY["evaluations"][0], "references": []}, other],
+        questions=questions,
+    )
+    answers = execute(tmp_path / "out", chosen).results.answers
+    assert [(a.evaluation, a.shots) for a in answers] == [("new", "1"), ("other", "2")]
+
+
 def test_an_arm_against_itself_shows_no_difference(tmp_path: Path) -> None:
     questions = [{"evaluation": "new", "arm": "local", "against": "local", "shots": 1}]
     chosen = study(arms=STUDY["arms"][3:], primary="local", questions=questions)
@@ -726,21 +742,63 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     assert files(Path()) == set()
 
 
+def test_another_engine_gets_the_study_and_the_data_folder(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def engine(study_toml: str, folder: Path) -> Engine:
+        asked.append((study_toml, folder))
+        return LoopbackEngine(encode=False)
+
+    monkeypatch.setattr("clinimeta.simulations.ray_engine.require_ray", lambda: None)
+    monkeypatch.setattr("clinimeta.simulations.session.RayEngine", engine)
+    simulate(request(data, engine="ray", data=Path("../data")))
+    assert asked == [(study(**TINY).to_toml(), data)]  # whole: a worker has its own current folder
+
+
+INVENTED: dict[str, Any] = {
+    **TINY,
+    "data": {"name": "synthetic", "sites": 3},
+    "training": {"rounds": 1},
+    "episodes": {"draw": "rows", "shots": [2], "tasks": 1},
+}
+INVENTED_TABLE: dict[str, Any] = {
+    "target": "diagnosis",
+    "classes": ["0", "1"],
+    "patient": "patient_id",
+    "columns": [{"name": "age", "center": 60.0, "scale": 15.0}, {"name": "sex", "kind": "binary"}],
+}
+
+
 def test_an_invented_federation_comes_with_an_example_to_adapt(data: Path) -> None:
-    table = {
-        "target": "diagnosis",
-        "classes": ["0", "1"],
-        "patient": "patient_id",
-        "columns": [{"name": "age", "center": 60.0, "scale": 15.0}, {"name": "sex", "kind": "binary"}],
-    }
-    invented = {"name": "synthetic", "sites": 3}
-    whole_study(data, **TINY, data=invented, table=table, training={"rounds": 1})
+    whole_study(data, **INVENTED, table=INVENTED_TABLE)
     simulate(request(data))
     cases, new = (read_csv(Path(f"runs/small/example/{name}.csv")) for name in ("cases", "new"))
     assert sorted(cases.cells["diagnosis"]) == ["0"] * 5 + ["1"] * 5
     assert "diagnosis" not in new.cells
     assert adapt(read_model(Path("runs/small")), cases, new).probabilities.shape == (len(new), 2)
     assert not set(cases.cells["patient_id"]) & set(new.cells["patient_id"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"table": {**INVENTED_TABLE, "classes": ["0", "1", "2"]}},
+        {
+            "table": {**INVENTED_TABLE, "target": "age", "classes": [], "columns": [{"name": "sex"}]},
+            "application": "regression",
+        },
+    ],
+    ids=["a class that nobody has", "numbers"],
+)
+def test_where_no_example_can_be_made_the_run_ends_well_all_the_same(
+    data: Path, changes: dict[str, Any]
+) -> None:
+    whole_study(data, **INVENTED, **changes)
+    simulate(request(data))
+    assert RunDir.open(Path("runs/small")).manifest()["status"] == "finished"
+    assert Path("runs/small/report.html").is_file()
 
 
 def test_real_patients_are_never_copied_into_a_run(data: Path) -> None:
