@@ -18,12 +18,13 @@ TEMPERATURES = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4
 
 
 def choose_temperature(losses: Sequence[float]) -> float:
-    """The grid's temperature of least summed log loss.
+    """The grid's temperature of least summed log loss; of several, the one nearest to 1.
 
     >>> choose_temperature([3.0, 2.5] + [9.0] * 13)
     0.35
     """
-    return min(zip(losses, TEMPERATURES, strict=True))[1]
+    ranked = zip(losses, TEMPERATURES, strict=True)
+    return min(ranked, key=lambda pair: (pair[0], abs(math.log(pair[1]))))[1]
 
 
 def temperature_for(by_shots: Mapping[int, float], shots: float) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from clinimeta.common.params import add, map_params, part, prefixed, zeros_like
@@ -94,6 +94,12 @@ class OuterSettings(Settings):
     name: Literal["sgd", "adam", "yogi"] = "adam"
     rate: Annotated[float, Gt(0)] = 1e-3
     momentum: Annotated[float, Ge(0), Lt(1)] = Field(default=0.0, description="of sgd; else leave it out")
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> "OuterSettings":
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f"no momentum for '{self.name}': it has its own")
+        return self
 
     def build(self) -> OuterOptimizer:
         """The optimizer itself."""

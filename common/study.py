@@ -131,6 +131,12 @@ class Faults(Settings):
     error: Share = 0.0
     corrupt: Share = 0.0
 
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "Faults":
+        if self.silent + self.slow + self.error + self.corrupt > 1 + 1e-9:
+            raise ValueError("the shares add up to more than 1")
+        return self
+
 
 class Study(Settings):
     """Everything that a run depends on; `primary` is the arm whose model a new hospital adapts."""

@@ -20,10 +20,11 @@ from clinimeta.common.typing import Params
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large a meta-gradient (a task) may be: absolutely, and against the cohort's median."""
+    """How large a meta-gradient (a task) may be, absolutely and against the cohort's median, and a weight."""
 
     max_norm: float
     max_norm_ratio: float
+    max_weight: float = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def check(reply: MetaGradient, site: str, order: MetaGradientOrder, limits: Limi
         return "wrong number type"
     if not (math.isfinite(reply.weight) and reply.weight > 0):
         return "a weight that is not positive"
+    if reply.weight > limits.max_weight:
+        return f"a weight over the limit of {limits.max_weight:g}"
     if not is_finite(reply.gradient):
         return "not finite"
     if not _metrics_are_sound(reply.metrics):
@@ -65,7 +68,7 @@ def check(reply: MetaGradient, site: str, order: MetaGradientOrder, limits: Limi
 def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params) -> Aggregate:
     """Weighted mean over sites in order of name (so that the result does not depend on who was first).
 
-    From three replies on, one whose norm is `max_norm_ratio` times the median or more is refused. Sums
+    From three replies on, one whose norm is more than `max_norm_ratio` times the median is refused. Sums
     are taken in float64, the result has the dtypes of `like`.
     """
     sizes = {site: norm(reply.gradient) / reply.weight for site, reply in replies.items()}
@@ -73,7 +76,7 @@ def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params)
     if len(sizes) >= 3:
         bound = limits.max_norm_ratio * statistics.median(sizes.values())
         refused = {
-            site: f"norm {size:.3g} is {limits.max_norm_ratio:.3g} times the cohort's median or more"
+            site: f"norm {size:.3g} is more than {limits.max_norm_ratio:.3g} times the cohort's median"
             for site, size in sorted(sizes.items())
             if size > bound
         }

@@ -106,7 +106,7 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
                 cohort,
                 quorum=quorum_of(job.training.quorum, len(cohort)),
                 attempts=job.training.attempts,
-                limits=Limits(job.training.max_norm, job.training.max_norm_ratio),
+                limits=_limits(job),
                 nonce=nonce,
             )
         )
@@ -133,6 +133,12 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
         job.run_dir.checkpoint(job.name, state, digest)
         job.notify(summary)
     return state
+
+
+def _limits(job: Job) -> Limits:
+    """No site has more tasks than the plan draws, and none has more rows than there are people nearby."""
+    heaviest = job.plan.episodes.tasks if job.plan.weighting == "tasks" else 10_000_000
+    return Limits(job.training.max_norm, job.training.max_norm_ratio, heaviest)
 
 
 def _log(summary: RoundSummary, done: Round) -> None:

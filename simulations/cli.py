@@ -189,6 +189,16 @@ def run(command: Callable[[], Any]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except OSError as error:
+        _show(
+            UserError(
+                "the operating system refused",
+                where=str(error.filename or ""),
+                found=error.strerror or type(error).__name__,
+                remedy="mend that (free space, permissions); a run goes on with --resume",
+            )
+        )
+        return 2
     except (KeyboardInterrupt, click.Abort):
         typer.echo("interrupted", err=True)
         return 130

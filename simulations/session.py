@@ -93,9 +93,9 @@ def simulate(request: Request) -> Results:
         try:
             results = run.execute()
         except KeyboardInterrupt:
-            console.print(
-                f"to go on: clinimeta simulate --resume {run_dir.path}", markup=False, soft_wrap=True
-            )
+            again = ["clinimeta", "simulate", "--resume", str(run_dir.path)]
+            again += ["--data", str(request.data)] if request.data else []
+            console.print(f"to go on: {shlex.join(again)}", markup=False, soft_wrap=True)
             raise
     run_dir.write_text("report.html", render_report(study, results))
     if loaded.synthetic:

@@ -108,3 +108,7 @@ def test_a_rarer_class_becomes_less_probable() -> None:
     shifted = shift_prevalence(torch.tensor([[0.2, 0.8]]), even, rare)
     assert float(shifted[0, 1]) == pytest.approx(4 / 13, rel=1e-6)
     assert math.isclose(float(shifted.sum()), 1.0, rel_tol=1e-6)
+
+
+def test_where_every_temperature_is_as_good_it_stays_1() -> None:
+    assert choose_temperature([2.0] * len(TEMPERATURES)) == 1.0

@@ -234,3 +234,8 @@ def test_a_study_names_its_optimizer_and_its_rate() -> None:
 def test_settings_out_of_range_are_refused(values: dict[str, Any], key: str) -> None:
     with pytest.raises(StudyError, match=f"'{key}'"):
         parse(OuterSettings, values, "study.toml")
+
+
+def test_a_momentum_that_would_be_ignored_is_refused() -> None:
+    with pytest.raises(ValueError, match="momentum"):
+        OuterSettings(name="adam", momentum=0.9)

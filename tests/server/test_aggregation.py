@@ -265,3 +265,11 @@ def test_the_aggregate_has_the_names_order_and_number_types_of_the_parameters(dt
     assert list(gradient) == list(like)
     assert shapes(gradient) == SHAPES
     assert {g.dtype for g in gradient.values()} == {dtype}
+
+
+def test_a_weight_that_no_site_can_have_is_refused() -> None:
+    limits = Limits(max_norm=1e4, max_norm_ratio=1e3, max_weight=4.0)
+    heavy = MetaGradient("n", "run", 1, "ulm", 5.0, {"w": torch.ones(2)}, {})
+    order = MetaGradientOrder("n", "run", 1, b"plan", {"w": torch.zeros(2)})
+    assert check(heavy, "ulm", order, limits) == "a weight over the limit of 4"
+    assert check(replace(heavy, weight=4.0), "ulm", order, limits) is None

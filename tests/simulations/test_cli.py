@@ -566,7 +566,7 @@ def test_an_interrupted_run_says_how_to_go_on(clinimeta: Typed, monkeypatch: pyt
     monkeypatch.setattr(session.Run, "execute", interrupted)
     said = clinimeta(*SIMULATE)
     assert said.code == 130
-    assert "clinimeta simulate --resume runs/small" in said.words
+    assert "clinimeta simulate --resume runs/small --data data" in said.words
 
 
 # The real program

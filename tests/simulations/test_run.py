@@ -753,7 +753,7 @@ def test_another_engine_gets_the_study_and_the_data_folder(
 
     monkeypatch.setattr("clinimeta.simulations.ray_engine.require_ray", lambda: None)
     monkeypatch.setattr("clinimeta.simulations.session.RayEngine", engine)
-    simulate(request(data, engine="ray", data=Path("../data")))
+    simulate(replace(request(data, engine="ray"), data=Path("../data")))
     assert asked == [(study(**TINY).to_toml(), data)]  # whole: a worker has its own current folder
 
 
