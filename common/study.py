@@ -231,6 +231,13 @@ class Study(Settings):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
+class _Shared(Settings):
+    """The groups that every arm inherits, as far as they can be checked alone."""
+
+    episodes: Episodes = Episodes()
+    training: Training = Training()
+
+
 def read_study(text: str, where: str) -> Study:
     """Read a study file's text.
 
@@ -253,6 +260,8 @@ def read_study(text: str, where: str) -> Study:
                 expected=f"a table: [{key}]",
                 remedy="correct the value",
             )
+    own = {key: shared[key] for key in ("episodes", "training") if key in shared}
+    parse(_Shared, own, where)  # so that a wrong key is named where it stands, not in every arm
     arms = values.get("arms", [])
     for arm in arms if isinstance(arms, list) else []:
         if isinstance(arm, dict):

@@ -112,7 +112,8 @@ def write_example(run_dir: RunDir, study: Study, loaded: Federation) -> None:
     """An invented hospital's `example/cases.csv` (5 labelled a class) and `example/new.csv`, for `adapt`."""
     records = loaded.sites[list(loaded.sites)[-1]].records
     table = loaded.tables[list(loaded.sites)[-1]]
-    chosen = split_rows(table, 5, "per_class", len(study.table.classes), generator("example"), shrink=True)
+    draw = "per_class" if study.table.classes else "rows"
+    chosen = split_rows(table, 5, draw, len(study.table.classes), generator("example"), shrink=True)
     if chosen is None:
         return
     names = list(records.cells)
