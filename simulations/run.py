@@ -74,7 +74,8 @@ class Run:
         primary = self.study.plan(self.study.arm(self.study.primary), deployed.seed)
         outcome, absent = Outcome(), dict[str, tuple[str, ...]]()
         for unit in self.units():
-            done = self._train(unit, calibrate=primary if unit.name == deployed.name else None)
+            calibrated = unit.name == deployed.name and bool(self.study.table.classes)
+            done = self._train(unit, calibrate=primary if calibrated else None)
             outcome = done if unit.name == deployed.name else outcome
             absent |= _absent(unit, done)
         model = TrainedModel(primary, self.trained[deployed.name], outcome.temperatures)
