@@ -15,6 +15,7 @@ import torch
 from clinimeta.common import metrics
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
+from clinimeta.common.calibration import TEMPERATURES
 from clinimeta.common.errors import DataError, StudyError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import add, is_finite, like, map_params, scaled
@@ -82,6 +83,8 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
         if isinstance(order, CalibrationOrder):
             if not all(math.isfinite(t) and t > 0 for t in order.temperatures):
                 raise Refuse("bad_order", "a temperature is not a positive number")
+            if len(order.temperatures) > len(TEMPERATURES):  # thousands would trace single patients' outputs
+                raise Refuse("bad_order", f"more than {len(TEMPERATURES)} temperatures")
             return _calibration(site, order, plan, learner, table)
         return _meta_gradient(site, order, plan, learner, table)
     except Refuse as refusal:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from clinimeta.common.study import Arm, Evaluation, Study
 from clinimeta.common.typing import Params
@@ -42,17 +40,6 @@ class Unit:
         return f"seed{self.seed}-{self.split.name}-{self.arm.name}"
 
 
-class Measured(NamedTuple):
-    """A score over all hospitals, and its bootstrap replicates."""
-
-    value: float
-    replicates: Float[np.ndarray, " replicates"]
-
-
-Key = tuple[str, str, str]
-"""Arm or reference, shots, score."""
-
-
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What one evaluation found. `unscored`: why -> which hospitals gave no score."""
@@ -68,7 +55,6 @@ def judge(
     """Every arm and reference in one evaluation; `trained` are the meta-parameters of all units by name."""
     predictions = _predictions(study, federation, trained, evaluation)
     scores: list[Score] = []
-    measured: dict[Key, Measured] = {}
     named = evaluation.split in NAMED_SITES and not evaluation.pooled
     for (arm, shots), by_site in predictions.items():
         for score in evaluation.scores:
@@ -76,14 +62,13 @@ def judge(
             each = bootstrap_each(evaluation, known, score) if named else {}
             spread = mean_over(each) if each else bootstrap(evaluation, known, score)
             value = point(evaluation, known, score)
-            measured[arm, shots, score] = Measured(value, spread)
             scores.append(Score(evaluation.name, arm, shots, score, estimate(value, spread), len(known)))
             for site, around in each.items():
                 there = estimate(point(evaluation, {site: known[site]}, score), around)
                 scores.append(Score(evaluation.name, arm, shots, score, there, 1, site))
     return Judgement(
         tuple(scores),
-        _answers(study, evaluation, measured),
+        _answers(study, evaluation, predictions),
         _unscored(federation, evaluation, predictions, study.arms[0].name),
     )
 
@@ -157,15 +142,23 @@ def _by_site(predictions: list[Prediction]) -> BySite:
     return grouped
 
 
-def _answers(study: Study, evaluation: Evaluation, measured: Mapping[Key, Measured]) -> tuple[Answer, ...]:
-    """The study's questions to this evaluation, each by the paired difference."""
+def _answers(
+    study: Study, evaluation: Evaluation, predictions: Mapping[tuple[str, str], BySite]
+) -> tuple[Answer, ...]:
+    """The study's questions, each by the paired difference at the hospitals that both arms can be scored at."""
     answers = []
     for question in study.questions:
-        rest = (str(question.shots), question.score)
-        ours, theirs = measured.get((question.arm, *rest)), measured.get((question.against, *rest))
-        if question.evaluation == evaluation.name and ours and theirs:
-            difference = estimate(ours.value - theirs.value, ours.replicates - theirs.replicates)
-            answers.append(Answer(evaluation.name, question.arm, question.against, *rest, difference))
+        if question.evaluation != evaluation.name:
+            continue
+        shots, score = str(question.shots), question.score
+        pair = [predictions[arm, shots] for arm in (question.arm, question.against)]
+        if not evaluation.pooled:
+            known = [scorable(by_site, score) for by_site in pair]
+            pair = [{site: at[site] for site in at if all(site in k for k in known)} for at in known]
+        ours, theirs = (point(evaluation, by_site, score) for by_site in pair)
+        spreads = [bootstrap(evaluation, by_site, score) for by_site in pair]
+        difference = estimate(ours - theirs, spreads[0] - spreads[1])
+        answers.append(Answer(evaluation.name, question.arm, question.against, shots, score, difference))
     return tuple(answers)
 
 

@@ -2,15 +2,18 @@
 
 Where the hospitals judged stand for hospitals to come, hospitals are resampled first and then the
 support draws within each. Where the hospitals are what they are (four, all of them named), the draws
-and the patients within each are resampled. Two arms are compared on the same resamples.
+and the patients within each are resampled. Two arms are compared on the same resamples. Spreads over few
+hospitals are widened by Student's t.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import norm as normal
+from scipy.stats import t as student_t
 
-from clinimeta.common.metrics import SCORES
+from clinimeta.common.metrics import CLASS_SCORES, SCORES
 from clinimeta.common.rng import derive_seed
 from clinimeta.common.study import Evaluation
 from clinimeta.simulations.evaluation import Prediction
@@ -52,7 +55,24 @@ def bootstrap(evaluation: Evaluation, by_site: BySite, score: str) -> Float[np.n
     rng = np.random.default_rng(derive_seed("bootstrap", evaluation.name, score))
     draws = list(by_site.values())
     replicate = (_pooled if evaluation.pooled else _hospitals)(draws, SCORES[score])
-    return np.array([replicate(rng) for _ in range(evaluation.bootstrap)])
+    replicates = np.array([replicate(rng) for _ in range(evaluation.bootstrap)])
+    centre = point(evaluation, by_site, score)
+    widened = centre + few_hospitals(len(draws)) * (replicates - centre)
+    return np.clip(widened, 0.0, 1.0) if score in CLASS_SCORES else widened
+
+
+def few_hospitals(count: int) -> float:
+    """How much wider than the bootstrap's own the spread over so few hospitals is.
+
+    The percentile bootstrap forgets n - 1 and Student's t; uncorrected, its 95 % covered 89 % at 8 hospitals
+    in simulation (Efron & Tibshirani 1993, section 13.6, "standard" against t intervals).
+
+    >>> round(few_hospitals(8), 2), round(few_hospitals(186), 2)
+    (1.29, 1.01)
+    """
+    if count < 2:
+        return 1.0
+    return float(np.sqrt(count / (count - 1)) * student_t.ppf(0.975, count - 1) / normal.ppf(0.975))
 
 
 def bootstrap_each(

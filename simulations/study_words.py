@@ -137,4 +137,6 @@ def how_intervals_were_made(evaluation: Evaluation) -> str:
         method = "bootstrap over hospitals (whole ones) and over draws of the patients to adapt to"
     else:
         method = "two-level bootstrap over hospitals and over draws of the patients to adapt to"
+    if evaluation.split not in NAMED_SITES:
+        method += ", widened by Student's t for the number of hospitals"
     return f"Intervals: 95\N{NO-BREAK SPACE}%, by a {method} ({evaluation.bootstrap:,} resamples)."

@@ -233,7 +233,9 @@ def _bad_cell(cell: str, name: str, records: Records, row: int, wanted: str) -> 
 def _patients(schema: Schema, records: Records) -> Int[np.ndarray, " rows"]:
     if not schema.patient:
         return np.arange(len(records), dtype=np.int64)
-    people = [cell.strip() for cell in _cells(records, schema.patient)]
+    cells = [cell.strip() for cell in _cells(records, schema.patient)]
+    # A row that names nobody is a person of its own; the line break keeps it apart from every name.
+    people = [f"\n{row}" if cell in MISSING_CELLS else cell for row, cell in enumerate(cells)]
     _, numbers = np.unique(np.array(people, dtype=str), return_inverse=True)
     return numbers.astype(np.int64)
 

@@ -14,6 +14,7 @@ from clinimeta.simulations.statistics import (
     bootstrap,
     bootstrap_each,
     estimate,
+    few_hospitals,
     mean_over,
     point,
     scorable,
@@ -127,7 +128,7 @@ def test_the_spread_over_hospitals_is_that_of_a_mean_of_resampled_hospitals() ->
     by_site = constant({f"h{i}": [value] for i, value in enumerate(values)})
     replicates = bootstrap(judged_by(bootstrap=6000), by_site, "mean")
     assert replicates.mean() == pytest.approx(values.mean(), abs=0.01)
-    assert replicates.var() == pytest.approx(values.var() / len(values), rel=0.1)
+    assert replicates.var() == pytest.approx(few_hospitals(6) ** 2 * values.var() / len(values), rel=0.1)
 
 
 def test_the_spread_holds_the_draws_within_a_hospital_too() -> None:
@@ -178,8 +179,9 @@ def test_pooled_whole_hospitals_are_resampled() -> None:
     values = np.array([0.1, 0.3, 0.8])
     by_site = constant({f"h{i}": [value] for i, value in enumerate(values)})
     replicates = bootstrap(judged_by(pooled=True, bootstrap=6000), by_site, "mean")
-    assert replicates.var() == pytest.approx(values.var() / 3, rel=0.1)
-    assert {round(float(r) * 30) for r in replicates} <= {
+    assert replicates.var() == pytest.approx(few_hospitals(3) ** 2 * values.var() / 3, rel=0.1)
+    resampled = values.mean() + (replicates - values.mean()) / few_hospitals(3)
+    assert {round(float(r) * 30) for r in resampled} <= {
         round(10 * float(a + b + c)) for a in values for b in values for c in values
     }
 
@@ -309,3 +311,10 @@ def test_accuracy_over_hospitals_is_the_mean_of_accuracies() -> None:
     by_site = random_sites(np.random.default_rng(6), 3, 1, 9)
     expected = np.mean([accuracy(d.targets, d.probabilities) for (d,) in by_site.values()])
     assert point(judged_by(), by_site, "accuracy") == pytest.approx(expected)
+
+
+def test_few_hospitals_widen_an_interval_and_many_do_not() -> None:
+    widths = [few_hospitals(count) for count in (2, 4, 8, 32, 1000)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == pytest.approx(1.0, abs=0.01)
+    assert few_hospitals(1) == 1.0
