@@ -145,7 +145,7 @@ def _by_site(predictions: list[Prediction]) -> BySite:
 def _answers(
     study: Study, evaluation: Evaluation, predictions: Mapping[tuple[str, str], BySite]
 ) -> tuple[Answer, ...]:
-    """The study's questions, each by the paired difference at the hospitals that both arms can be scored at."""
+    """The study's questions, each by the paired difference at the hospitals where both arms have a score."""
     answers = []
     for question in study.questions:
         if question.evaluation != evaluation.name:
