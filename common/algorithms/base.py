@@ -40,6 +40,15 @@ class MetaLearner(Protocol[A]):
         """What its tasks optimise."""
         ...
 
+    @property
+    def exact(self) -> bool:
+        """Whether its meta-gradient is the derivative of its meta-loss.
+
+        False where the published update is another direction: first-order variants, Reptile, implicit
+        gradients. Such a learner returns `surrogate(...)`, and its own tests hold it to its definition.
+        """
+        ...
+
     def init(self, rng: torch.Generator) -> Params:
         """Fresh meta-parameters, all of them, in one flat mapping."""
         ...
@@ -62,3 +71,9 @@ def query_loss(learner: MetaLearner[A], params: Params, episode: Episode) -> Met
     adapted = learner.adapt(params, episode.support)
     outputs = learner.predict(params, adapted, episode.query.inputs)
     return MetaLoss(learner.objective.loss(outputs, episode.query), outputs)
+
+
+def surrogate(value: Float[Tensor, ""], params: Params, direction: Params) -> Float[Tensor, ""]:
+    """A loss that is worth `value` and whose gradient in `params` is `direction`, both held constant."""
+    slope = sum(((params[n] - params[n].detach()) * direction[n].detach()).sum() for n in params)
+    return value.detach() + slope

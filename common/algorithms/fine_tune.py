@@ -5,7 +5,7 @@ meta-parameters with `steps > 0`; local-only training is `steps > 0` from fresh 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -34,6 +34,7 @@ class FineTune:
     objective: Objective
     steps: Annotated[int, Ge(0)] = 0
     rate: Annotated[float, Gt(0)] = 0.1
+    exact: ClassVar[bool] = True
 
     def init(self, rng: torch.Generator) -> Params:
         """The weights."""

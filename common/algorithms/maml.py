@@ -31,6 +31,11 @@ class MAML:
     inner_rate: Annotated[float, Gt(0)] = 0.1
     first_order: bool = False
 
+    @property
+    def exact(self) -> bool:
+        """Not without the second derivatives."""
+        return not self.first_order
+
     def init(self, rng: torch.Generator) -> Params:
         """The initial weights."""
         return self.model.init(rng)

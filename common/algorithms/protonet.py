@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -33,6 +33,7 @@ class ProtoNet:
     objective: Objective
     embedding: Annotated[int, Ge(1)] = 32
     prior_rows: Annotated[float, Ge(0)] = 0.0
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise StudyError where there are no classes to have prototypes of."""
@@ -60,7 +61,7 @@ class ProtoNet:
         """The prototypes: each class's mean embedding over the support set (eq. 1)."""
         embedded = self.embedder.apply(part(params, "embedder"), support.inputs)
         # A comparison instead of one_hot, which vmap cannot take; padding has weight 0.
-        classes = torch.arange(self.objective.classes)
+        classes = torch.arange(self.objective.classes, device=embedded.device)
         member = (support.targets[:, None] == classes).to(embedded.dtype) * support.weights[:, None]
         total, rows = member.T @ embedded, member.sum(dim=0)[:, None]
         if self.prior_rows:

@@ -19,6 +19,16 @@ class Model(Protocol):
         """Width of the output."""
         ...
 
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the last layer's weights: what ANIL and FedRep adapt; all the others are the body."""
+        ...
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether arithmetic, not dispatch, is what it costs: the engine then loops over tasks."""
+        ...
+
     def init(self, rng: torch.Generator) -> Params:
         """Fresh weights."""
         ...

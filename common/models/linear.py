@@ -1,6 +1,7 @@
 """A linear model on a table of numbers: logistic regression, or least squares."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ class Linear:
 
     features: int
     outputs: int
+    head: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    convolutional: ClassVar[bool] = False
 
     def init(self, rng: torch.Generator) -> Params:
         """A weight `[features, outputs]` and a bias `[outputs]`."""

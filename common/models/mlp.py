@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
@@ -25,6 +25,12 @@ class MLP:
     outputs: int
     hidden: tuple[Annotated[int, Ge(1)], ...] = (64, 64)
     activation: Literal["relu", "tanh", "silu"] = "relu"
+    convolutional: ClassVar[bool] = False
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The last layer."""
+        return (f"layer{len(self.hidden)}.weight", f"layer{len(self.hidden)}.bias")
 
     def init(self, rng: torch.Generator) -> Params:
         """One weight `[in, out]` and one bias `[out]` a layer."""

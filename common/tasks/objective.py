@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from clinimeta.common.metrics import Mean
@@ -39,3 +40,18 @@ class Objective(Protocol):
     def probabilities(self, outputs: Float[Tensor, "rows outputs"]) -> Float[Tensor, "rows columns"]:
         """What the outputs mean to a user: one probability a class, or the predicted number itself."""
         ...
+
+
+def target_width(objective: Objective) -> int:
+    """How many numbers a target is encoded as: one a class, or the number itself."""
+    return max(objective.classes, 1)
+
+
+def encode_targets(
+    objective: Objective, targets: Shaped[Tensor, " rows"], like: Tensor
+) -> Float[Tensor, "rows columns"]:
+    """One column a class, 1 in the row's own; or the number. In the dtype of `like`; works under `vmap`."""
+    if not objective.classes:
+        return targets[:, None].to(like.dtype)
+    classes = torch.arange(objective.classes, device=targets.device)
+    return (targets[:, None] == classes).to(like.dtype)

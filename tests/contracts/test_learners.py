@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tasks import KINDS, combinations, episodes, learner, rows, start
+from tasks import KINDS, combinations, episodes, learner, rows, start, width
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLearner
@@ -15,13 +15,16 @@ from clinimeta.common.algorithms.meta_gradient import (
 )
 from clinimeta.common.codec import decode_params, encode_params
 from clinimeta.common.models import MODELS
+from clinimeta.common.optim import Adam
 from clinimeta.common.params import digest, map_params, norm, shapes
 from clinimeta.common.rng import generator
 from clinimeta.common.tasks.batch import pad, stack
-from clinimeta.common.tasks.episode import Episode
+from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.typing import Params
 
 RAGGED = [(6, 5), (9, 7), (3, 4)]
+DEFINED_OTHERWISE = {"reptile", "imaml", "fedrep", "per_fedavg"}
+"""Their published update is not the derivative of a loss; see the test files of their names."""
 EVERY = pytest.mark.parametrize(("algorithm", "model", "kind"), combinations())
 
 
@@ -42,7 +45,10 @@ def test_every_algorithm_and_every_model_is_tested() -> None:
 
 @EVERY
 def test_the_meta_gradient_equals_central_differences(algorithm: str, model: str, kind: str) -> None:
-    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED)
+    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED, features=width(model))
+    if not chosen.exact:
+        assert algorithm in DEFINED_OTHERWISE, "its own tests hold it to its definition"
+        return
     params = start(chosen)
     gradient = task_gradients(chosen, params, stack(tasks)).sum()
     for attempt in range(3):
@@ -60,7 +66,10 @@ def test_the_meta_gradient_equals_central_differences(algorithm: str, model: str
 def test_the_vmapped_meta_gradient_equals_the_looped_one(
     algorithm: str, model: str, kind: str, dtype: torch.dtype, tolerance: float
 ) -> None:
-    chosen, batch = learner(algorithm, model, kind), stack(episodes(kind, RAGGED, dtype=dtype))
+    chosen, batch = (
+        learner(algorithm, model, kind),
+        stack(episodes(kind, RAGGED, dtype=dtype, features=width(model))),
+    )
     params = start(chosen, dtype=dtype)
     fast, obvious = task_gradients(chosen, params, batch), task_gradients_looped(chosen, params, batch)
     scale = max(1.0, norm(obvious.gradients))
@@ -71,7 +80,7 @@ def test_the_vmapped_meta_gradient_equals_the_looped_one(
 
 @EVERY
 def test_padding_changes_nothing(algorithm: str, model: str, kind: str) -> None:
-    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(6, 5)])
+    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(6, 5)], features=width(model))
     params = start(chosen)
     padded = Episode(pad(episode.support, 11), pad(episode.query, 9))
     plain, longer = (task_gradients(chosen, params, stack([e])) for e in (episode, padded))
@@ -82,7 +91,7 @@ def test_padding_changes_nothing(algorithm: str, model: str, kind: str) -> None:
 
 @EVERY
 def test_the_order_of_the_support_set_changes_nothing(algorithm: str, model: str, kind: str) -> None:
-    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(9, 5)])
+    chosen, (episode,) = learner(algorithm, model, kind), episodes(kind, [(9, 5)], features=width(model))
     params = start(chosen)
     shuffled = Episode(episode.support.take(torch.randperm(9, generator=generator("order"))), episode.query)
     plain, other = (adapt_and_predict(chosen, params, stack([e])) for e in (episode, shuffled))
@@ -93,20 +102,59 @@ def test_the_order_of_the_support_set_changes_nothing(algorithm: str, model: str
 def test_adaptation_lowers_the_support_loss_on_a_separable_task(
     algorithm: str, model: str, kind: str
 ) -> None:
+    """Against an empty support set and against one with mixed-up targets, at once or after some training.
+
+    A generator or a learned distance must have learned how to use a support set; it practises on tasks
+    whose classes are numbered (or whose slope points) differently each time.
+    """
     options = {"steps": 5} if algorithm == "fine_tune" else {}  # the baseline adapts only where told to
-    chosen, support = learner(algorithm, model, kind, **options), rows(kind, 12, "support")
+    chosen, support = learner(algorithm, model, kind, **options), rows(kind, 12, "s", features=width(model))
     params = start(chosen)
+    if not lowers(chosen, params, support):
+        params = practise(chosen, params, kind, width(model), steps=300)
+        assert lowers(chosen, params, support)
+
+
+def lowers(chosen: MetaLearner[Any], params: Params, support: Examples) -> bool:
     with torch.no_grad():
         adapted = chosen.adapt(params, support)
         after = chosen.objective.loss(chosen.predict(params, adapted, support.inputs), support)
         nothing = support._replace(weights=torch.zeros_like(support.weights))
         mixed = support._replace(targets=support.targets.roll(1))
-        before = min(
-            float(chosen.objective.loss(chosen.predict(params, a, support.inputs), support))
-            for a in (chosen.adapt(params, nothing), chosen.adapt(params, mixed))
-            if bool(torch.isfinite(chosen.predict(params, a, support.inputs)).all())
-        )
-    assert float(after) < before
+        before = [
+            chosen.objective.loss(chosen.predict(params, chosen.adapt(params, s), support.inputs), support)
+            for s in (nothing, mixed)
+        ]
+    return all(float(after) < float(b) for b in before if bool(torch.isfinite(b)))
+
+
+def practise(chosen: MetaLearner[Any], params: Params, kind: str, features: int, *, steps: int) -> Params:
+    """Some steps of Adam on tasks that a fixed model cannot solve."""
+    adam = Adam(0.01)
+    state = adam.init(params)
+    for step in range(steps):
+        tasks = [another_numbering(e, kind, step, i) for i, e in enumerate(several(kind, features, step))]
+        gradient = map_params(lambda g: g / 4, task_gradients(chosen, params, stack(tasks)).sum())
+        params, state = adam.update(gradient, state, params)
+    return params
+
+
+def several(kind: str, features: int, step: int) -> list[Episode]:
+    return [
+        Episode(*(rows(kind, 12, side, step, i, features=features) for side in ("support", "query")))
+        for i in range(4)
+    ]
+
+
+def another_numbering(episode: Episode, kind: str, *key: int) -> Episode:
+    """The same task with its classes renumbered, or its target's sign turned."""
+    rng = generator("numbering", *key)
+    classes = KINDS[kind][1]
+    if not classes:
+        sign = 1.0 - 2.0 * float(torch.randint(2, (), generator=rng))
+        return Episode(*(half._replace(targets=sign * half.targets) for half in episode))
+    order = torch.randperm(classes, generator=rng)
+    return Episode(*(half._replace(targets=order[half.targets]) for half in episode))
 
 
 @EVERY
@@ -126,7 +174,7 @@ def test_the_same_seed_gives_the_same_meta_parameters(algorithm: str, model: str
 
 @EVERY
 def test_the_outer_loop_improves_on_the_untrained_learner(algorithm: str, model: str, kind: str) -> None:
-    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED)
+    chosen, tasks = learner(algorithm, model, kind), episodes(kind, RAGGED, features=width(model))
     params = start(chosen)
     before = total_loss(chosen, params, tasks)
     for _ in range(20):

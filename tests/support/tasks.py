@@ -15,16 +15,45 @@ from clinimeta.common.tasks.episode import Episode, Examples, examples
 from clinimeta.common.typing import Params
 
 FEATURES = 4
+WIDTHS = {"conv4": 16 * 16, "conv1d": 2 * 8}
+"""Features of the models that need a certain number; every other takes `FEATURES`."""
 KINDS = {"binary": ("diagnosis", 2), "three classes": ("diagnosis", 3), "regression": ("regression", 0)}
-SMALL = {"mlp": {"hidden": [5], "activation": "tanh"}}
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [5], "activation": "tanh"},
+    "conv4": {"filters": 2, "groups": 1},
+    "conv1d": {"channels": 2, "filters": 2, "groups": 1},
+    "set_encoder": {"width": 4, "heads": 2, "layers": 1},
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "protonet": {"embedding": 6},
+    "matching": {"embedding": 6},
+    "relation": {"embedding": 5, "hidden": 4},
+    "mahalanobis": {"embedding": 4},
+    "hypernetwork": {"embedding": 5, "hidden": 6, "tune_steps": 1},
+    "neural_process": {"embedding": 5, "hidden": 6},
+    "maml": {"inner_steps": 2},
+    "maml++": {"inner_steps": 2},
+    "anil": {"inner_steps": 3},
+    "meta_sgd": {"inner_steps": 2},
+    "learned_optimizer": {"inner_steps": 2, "hidden": 4},
+    "reptile": {"inner_steps": 3},
+    "imaml": {"inner_steps": 4, "cg_steps": 3},
+    "fedrep": {"head_steps": 3},
+}
 
 
 def learner(algorithm: str, model: str, kind: str, **options: Any) -> MetaLearner[Any]:
     """A small learner; raises StudyError where the combination makes no sense."""
     application, classes = KINDS[kind]
     objective = APPLICATIONS.build(application, {}, classes=classes)
-    network = MODELS.build(model, SMALL.get(model, {}), features=FEATURES, outputs=objective.outputs)
-    return ALGORITHMS.build(algorithm, options, model=network, objective=objective)
+    network = MODELS.build(model, SMALL.get(model, {}), features=width(model), outputs=objective.outputs)
+    chosen = QUICK.get(algorithm, {}) | options
+    return ALGORITHMS.build(algorithm, chosen, model=network, objective=objective)
+
+
+def width(model: str) -> int:
+    """How many features the tests give this model."""
+    return WIDTHS.get(model, FEATURES)
 
 
 def combinations() -> list[tuple[str, str, str]]:
@@ -41,10 +70,16 @@ def combinations() -> list[tuple[str, str, str]]:
     return found
 
 
-def rows(kind: str, count: int, *key: str | int, dtype: torch.dtype = torch.float64) -> Examples:
+def rows(
+    kind: str,
+    count: int,
+    *key: str | int,
+    dtype: torch.dtype = torch.float64,
+    features: int = FEATURES,
+) -> Examples:
     """Separable rows: the target follows the first features; every class occurs."""
     rng = generator("rows", *key)
-    x = torch.randn(count, FEATURES, generator=rng, dtype=torch.float64)
+    x = torch.randn(count, features, generator=rng, dtype=torch.float64)
     _, classes = KINDS[kind]
     if classes:
         y = torch.arange(count) % classes
@@ -54,12 +89,19 @@ def rows(kind: str, count: int, *key: str | int, dtype: torch.dtype = torch.floa
     return examples({"table": x.to(dtype)}, y)
 
 
-def episodes(kind: str, sizes: list[tuple[int, int]], *, dtype: torch.dtype = torch.float64) -> list[Episode]:
+def episodes(
+    kind: str,
+    sizes: list[tuple[int, int]],
+    *,
+    dtype: torch.dtype = torch.float64,
+    features: int = FEATURES,
+) -> list[Episode]:
     """One episode for each (support rows, query rows)."""
-    return [
-        Episode(rows(kind, s, "support", i, dtype=dtype), rows(kind, q, "query", i, dtype=dtype))
-        for i, (s, q) in enumerate(sizes)
-    ]
+
+    def half(side: str, count: int, number: int) -> Examples:
+        return rows(kind, count, side, number, dtype=dtype, features=features)
+
+    return [Episode(half("support", s, i), half("query", q, i)) for i, (s, q) in enumerate(sizes)]
 
 
 def start(chosen: MetaLearner[Any], *, dtype: torch.dtype = torch.float64) -> Params:
