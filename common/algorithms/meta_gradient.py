@@ -33,12 +33,12 @@ class TaskGradients(NamedTuple):
 
 def task_gradients(learner: MetaLearner[Any], params: Params, batch: Episode) -> TaskGradients:
     """All tasks of a stacked batch at once."""
-    return _result(vmap(grad(_with_outputs(learner), has_aux=True), in_dims=(None, 0))(params, batch))
+    return _result(vmap(grad(with_outputs(learner), has_aux=True), in_dims=(None, 0))(params, batch))
 
 
 def task_gradients_looped(learner: MetaLearner[Any], params: Params, batch: Episode) -> TaskGradients:
     """The same, one task after the other: the specification of `task_gradients`."""
-    one = grad(_with_outputs(learner), has_aux=True)
+    one = grad(with_outputs(learner), has_aux=True)
     results = [one(params, episode) for episode in unstack(batch)]
     gradients = map_params(lambda *g: torch.stack(g), *(g for g, _ in results))
     losses = torch.stack([loss for _, (loss, _) in results])
@@ -58,7 +58,9 @@ def adapt_and_predict(
     return result
 
 
-def _with_outputs(learner: MetaLearner[Any]) -> Any:
+def with_outputs(learner: MetaLearner[Any]) -> Any:
+    """A task's meta-loss as `grad(..., has_aux=True)` takes it, the loss and the query outputs beside it."""
+
     def loss(params: Params, episode: Episode) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         meta = learner.meta_loss(params, episode)
         return meta.loss, (meta.loss, meta.outputs)

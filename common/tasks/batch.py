@@ -11,31 +11,53 @@ from clinimeta.common.tasks.episode import Episode, Examples
 def pad(rows: Examples, size: int) -> Examples:
     """The same rows followed by zeros of weight 0, `size` rows in all."""
     missing = size - rows.size
+    if missing < 0:
+        raise ValueError(f"cannot pad {rows.size} rows to {size}")
+    if missing == 0:
+        return rows
 
     def extend(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])
 
-    if missing < 0:
-        raise ValueError(f"cannot pad {rows.size} rows to {size}")
     return Examples(
         {name: extend(x) for name, x in rows.inputs.items()}, extend(rows.targets), extend(rows.weights)
     )
 
 
 def stack_examples(sets: Sequence[Examples]) -> Examples:
-    """One leading axis of tasks over sets padded to the longest: every tensor `[tasks, rows, ...]`."""
+    """One leading axis of tasks over sets padded to the longest: every tensor `[tasks, rows, ...]`.
+
+    The input `real` tells a model that looks at several rows together which of them are padding.
+    """
     size = max(rows.size for rows in sets)
     padded = [pad(rows, size) for rows in sets]
+    weights = torch.stack([p.weights for p in padded])
+    inputs = {name: torch.stack([p.inputs[name] for p in padded]) for name in padded[0].inputs}
     return Examples(
-        {name: torch.stack([p.inputs[name] for p in padded]) for name in padded[0].inputs},
-        torch.stack([p.targets for p in padded]),
-        torch.stack([p.weights for p in padded]),
+        inputs | {"real": (weights > 0).to(weights.dtype)}, torch.stack([p.targets for p in padded]), weights
     )
 
 
 def stack(episodes: Sequence[Episode]) -> Episode:
     """One leading axis of tasks over episodes, support and query padded each to its longest."""
     return Episode(stack_examples([e.support for e in episodes]), stack_examples([e.query for e in episodes]))
+
+
+def pad_batch(batch: Episode, support: int, query: int) -> Episode:
+    """A stacked batch with every task's support and query set padded to these many rows."""
+
+    def longer(rows: Examples, size: int) -> Examples:
+        missing = size - rows.targets.shape[1]
+        if not missing:
+            return rows
+
+        def extend(x: Tensor) -> Tensor:
+            return torch.cat([x, x.new_zeros((x.shape[0], missing, *x.shape[2:]))], dim=1)
+
+        inputs = {name: extend(x) for name, x in rows.inputs.items()}
+        return Examples(inputs, extend(rows.targets), extend(rows.weights))
+
+    return Episode(longer(batch.support, support), longer(batch.query, query))
 
 
 def unstack(batch: Episode) -> list[Episode]:

@@ -1,0 +1,149 @@
+"""The engine: any learner's per-task meta-gradients, as fast as they can be had.
+
+What it computes is specified by `meta_gradient.task_gradients_looped`; how depends on the model. Rows of a
+table cost more in dispatch than in arithmetic: all tasks at once by `vmap`, and traced into one
+compiled call once a shape has come up often enough to pay for it. Convolutions are the other way round (a
+vmapped one becomes a slower, grouped one): a loop over tasks, on several threads. The rule is from
+`clinimeta bench adaptation`, whose table docs/benchmarks.md shows.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, vmap
+
+from clinimeta.common.algorithms.base import MetaLearner
+from clinimeta.common.algorithms.meta_gradient import TaskGradients, with_outputs
+from clinimeta.common.algorithms.tracing import traced
+from clinimeta.common.params import map_params
+from clinimeta.common.tasks.batch import pad_batch, unstack
+from clinimeta.common.tasks.episode import Episode
+from clinimeta.common.typing import Params
+
+Route = Literal["vmap", "threads"]
+TRACE_AFTER = 64
+"""Calls of one shape before it is traced: about what tracing costs, in calls (ARCHITECTURE.md)."""
+ROW_SIZES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
+
+
+@dataclass(slots=True)
+class Engine:
+    """Meta-gradients and adaptations of one learner. Not more than a cache: same input, same bits."""
+
+    learner: MetaLearner[Any]
+    trace_after: int = TRACE_AFTER
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    _uses: Counter[Hashable] = field(default_factory=Counter)
+    _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
+    _compiling: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def route(self) -> Route:
+        """How tasks are put side by side: decided by the model alone."""
+        return "threads" if self.learner.model.convolutional else "vmap"
+
+    def describe(self) -> str:
+        """What was chosen and how often it was compiled, for people."""
+        if self.route == "threads":
+            return f"task by task on {self.threads} threads (a convolution), {len(self._compiled)} traced"
+        return f"all tasks in one vmapped call, {len(self._compiled)} shapes traced"
+
+    def task_gradients(self, params: Params, batch: Episode, *, own_params: bool = False) -> TaskGradients:
+        """One meta-gradient a task of a stacked batch; with `own_params` each task has its own.
+
+        Rows are padded to few sizes, so that few shapes come up; padding changes nothing.
+        """
+        queries = batch.query.targets.shape[1]
+        batch = pad_batch(batch, _row_size(batch.support.targets.shape[1]), _row_size(queries))
+        with_params = 0 if own_params else None
+        one = grad(with_outputs(self.learner), has_aux=True)
+        if self.route == "threads":
+            computed = self._each("gradients", one, params if own_params else None, params, batch)
+        else:
+            every = vmap(one, in_dims=(with_params, 0))
+            computed = self._call(("gradients", own_params), every, params, batch)
+        gradients, (loss, outputs) = computed
+        return TaskGradients(gradients, loss, outputs[:, :queries])
+
+    def adapt_and_predict(self, params: Params, batch: Episode) -> Float[Tensor, "tasks query outputs"]:
+        """Query outputs after adaptation; nothing is learned."""
+
+        def one(params: Params, episode: Episode) -> Tensor:
+            adapted = self.learner.adapt(params, episode.support)
+            return self.learner.predict(params, adapted, episode.query.inputs)
+
+        with torch.no_grad():
+            if self.route == "threads":
+                result: Tensor = self._each("predictions", one, None, params, batch)
+            else:
+                result = self._call("predictions", vmap(one, in_dims=(None, 0)), params, batch)
+        return result
+
+    def _call(self, kind: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it, or from the `trace_after`-th time on what it was compiled to for these shapes."""
+        key = (kind, _signature(arguments))
+        if key not in self._compiled:
+            self._uses[key] += 1
+            if self._uses[key] <= self.trace_after:
+                return function(*arguments)
+            with self._compiling:
+                if key not in self._compiled:
+                    self._compiled[key] = traced(function, *arguments)
+        with torch.inference_mode():
+            return self._compiled[key](*arguments)
+
+    def _each(
+        self,
+        kind: Hashable,
+        function: Callable[..., Any],
+        own: Params | None,
+        params: Params,
+        batch: Episode,
+    ) -> Any:
+        """Task by task; torch lets go of Python's lock while it convolves, so threads do help."""
+        tasks = unstack(batch)
+        each = [map_params(lambda p, i=i: p[i], own) if own else params for i in range(len(tasks))]
+        grad_enabled = torch.is_grad_enabled()
+
+        def run(i: int) -> Any:
+            with torch.set_grad_enabled(grad_enabled):  # a new thread does not inherit it
+                return self._call(kind, function, each[i], tasks[i])
+
+        one_by_one = self.threads == 1 or len(tasks) == 1
+        results = (
+            map(run, range(len(tasks))) if one_by_one else _pool(self.threads).map(run, range(len(tasks)))
+        )
+        return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+@lru_cache(maxsize=64)
+def engine(learner: MetaLearner[Any]) -> Engine:
+    """The engine of a learner; equal learners share one and what it has compiled."""
+    return Engine(learner)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="tasks")
+
+
+def _row_size(rows: int) -> int:
+    """The next of a few sizes, at most a quarter larger beyond the first few."""
+    for size in ROW_SIZES:
+        if rows <= size:
+            return size
+    return rows
+
+
+def _signature(arguments: Any) -> Hashable:
+    leaves, spec = torch.utils._pytree.tree_flatten(arguments)
+    return str(spec), tuple((tuple(x.shape), x.dtype, x.device) for x in leaves)
