@@ -5,28 +5,22 @@ fit the site's table. A site that cannot or will not answer says so with a `Refu
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
-from clinimeta.common import metrics
+from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.common.algorithms.base import MetaLearner
-from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
+from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
 from clinimeta.common.errors import DataError, StudyError
-from clinimeta.common.metrics import Mean
-from clinimeta.common.params import add, is_finite, like, map_params, scaled
+from clinimeta.common.params import is_finite, like
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import (
     Calibration,
     CalibrationOrder,
     Introduction,
     IntroductionOrder,
-    MetaGradient,
-    MetaGradientOrder,
     Order,
     Refusal,
     Reply,
@@ -35,10 +29,9 @@ from clinimeta.common.records import (
 from clinimeta.common.rng import generator
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
-from clinimeta.common.tasks.sampler import draw_episode, draw_episodes
+from clinimeta.common.tasks.sampler import draw_episode
 from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Records, Table, encode
-from clinimeta.common.typing import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class Site:
 
 
 class Refuse(Exception):  # noqa: N818 (it is an answer on its way out, not an error)
-    """Raised within this module only; becomes a `Refusal`."""
+    """Becomes a `Refusal`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -79,14 +72,14 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
         template = learner.init(generator("template"))
         if not like(order.params, template) or not is_finite(order.params):
             raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
-        table = _table(site, plan.table, {} if tables is None else tables)
+        table = table_of(site, plan.table, {} if tables is None else tables)
         if isinstance(order, CalibrationOrder):
             if not all(math.isfinite(t) and t > 0 for t in order.temperatures):
                 raise Refuse("bad_order", "a temperature is not a positive number")
             if len(order.temperatures) > len(TEMPERATURES):  # thousands would trace single patients' outputs
                 raise Refuse("bad_order", f"more than {len(TEMPERATURES)} temperatures")
             return _calibration(site, order, plan, learner, table)
-        return _meta_gradient(site, order, plan, learner, table)
+        return meta_gradients(plan, order, {site.name: table})[site.name]
     except Refuse as refusal:
         return Refusal(order.nonce, site.name, refusal.code, refusal.reason)
 
@@ -99,53 +92,18 @@ def _read_plan(data: bytes) -> tuple[Plan, MetaLearner[Any]]:
         raise Refuse("bad_plan", error.what) from None
 
 
-def _table(site: Site, schema: Schema, tables: dict[Schema, Table]) -> Table:
+def table_of(site: Site, schema: Schema, tables: dict[Schema, Table]) -> Table:
+    """The site's training rows as the schema says, from `tables` where they are known.
+
+    Raises:
+        Refuse: the records do not fit.
+    """
     if schema not in tables:
         try:
             tables[schema] = site.table(schema)
         except DataError as error:  # `what` names a column; `where` would name the hospital's file
             raise Refuse("table_mismatch", error.what) from None
     return tables[schema]
-
-
-def _meta_gradient(
-    site: Site, order: MetaGradientOrder, plan: Plan, learner: MetaLearner[Any], table: Table
-) -> MetaGradient:
-    """One or several outer steps on the site's own tasks, then the (scaled) difference."""
-    params: Params = order.params
-    measured: Mapping[str, Mean] = {}
-    total: Params = {}
-    tasks = 0
-    for step in range(plan.local_meta_steps):
-        rng = generator("episodes", plan.seed, order.round, step, site.name)
-        episodes = draw_episodes(table, plan.episodes, rng)
-        if not episodes:
-            raise Refuse("too_few_rows", "the table is too small for a task of this study")
-        batch = stack(episodes)
-        computed = task_gradients(learner, params, batch)
-        tasks = len(episodes)
-        if step == 0:
-            measured = _measure(learner, computed.outputs, batch.query)
-        if plan.local_meta_steps == 1:
-            total = computed.sum()
-        else:
-            params = add(params, computed.sum(), -plan.local_rate / tasks)
-    if plan.local_meta_steps > 1:
-        # (received - reached) / rate is the sum of the steps' mean gradients; times tasks as for one step.
-        total = map_params(lambda a, b: (a - b) * (tasks / plan.local_rate), order.params, params)
-    weight = float(tasks)
-    if plan.weighting == "rows":
-        total, weight = scaled(total, len(table) / tasks), float(len(table))
-    if not is_finite(total):
-        raise Refuse("not_finite", "the meta-gradient is not finite; smaller step sizes may help")
-    return MetaGradient(order.nonce, order.run, order.round, site.name, weight, total, measured)
-
-
-def _measure(learner: MetaLearner[Any], outputs: torch.Tensor, query: Examples) -> Mapping[str, Mean]:
-    """Aggregates over all query rows of all tasks; names outside the allow-list do not leave."""
-    flat = Examples({}, query.targets.flatten(), query.weights.flatten())
-    measured = learner.objective.metrics(outputs.flatten(0, 1), flat)
-    return {name: mean for name, mean in measured.items() if name in metrics.ALLOWED}
 
 
 def _calibration(
@@ -160,7 +118,7 @@ def _calibration(
         if not episodes:
             continue
         batch = stack(episodes)
-        outputs = adapt_and_predict(learner, order.params, batch).flatten(0, 1)
+        outputs = engine(learner).adapt_and_predict(order.params, batch).flatten(0, 1)
         query = Examples({}, batch.query.targets.flatten(), batch.query.weights.flatten())
         rows = float(query.weights.sum())
         shots.append(size)

@@ -72,14 +72,7 @@ def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params)
     are taken in float64, the result has the dtypes of `like`.
     """
     sizes = {site: norm(reply.gradient) / reply.weight for site, reply in replies.items()}
-    refused = {}
-    if len(sizes) >= 3:
-        bound = limits.max_norm_ratio * statistics.median(sizes.values())
-        refused = {
-            site: f"norm {size:.3g} is more than {limits.max_norm_ratio:.3g} times the cohort's median"
-            for site, size in sorted(sizes.items())
-            if size > bound
-        }
+    refused = outsized(sizes, limits)
     accepted = tuple(sorted(set(replies) - set(refused)))
     weight = sum(replies[site].weight for site in accepted)
     measured: Mapping[str, Mean] = {}
@@ -92,6 +85,18 @@ def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params)
             for name, tensor in like.items()
         }
     return Aggregate(gradient, weight, measured, accepted, refused)
+
+
+def outsized(sizes: Mapping[str, float], limits: Limits) -> dict[str, str]:
+    """Which of three or more sites' norms (a task) are too far over the median, and why."""
+    if len(sizes) < 3:
+        return {}
+    bound = limits.max_norm_ratio * statistics.median(sizes.values())
+    return {
+        site: f"norm {size:.3g} is more than {limits.max_norm_ratio:.3g} times the cohort's median"
+        for site, size in sorted(sizes.items())
+        if size > bound
+    }
 
 
 def sum_of(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import structlog
 from flwr.app import Context
@@ -16,7 +17,7 @@ from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Limits
 from clinimeta.server.cohort import sample_cohort
 from clinimeta.server.flow import Nonce, Round, calibration_round, meta_round
-from clinimeta.server.link import Clock, Link, WallClock, quorum_of
+from clinimeta.server.link import Clock, Link, Traffic, WallClock, quorum_of
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary, TrainingState, begin, step
 
@@ -57,6 +58,73 @@ class Outcome:
     temperatures: Mapping[int, float] = field(default_factory=dict)
 
 
+@runtime_checkable
+class Hospitals(Protocol):
+    """Whom a training asks: sites behind Flower's Grid, or a simulation of them all at once."""
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Their names, sorted."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Payload bytes so far."""
+        ...
+
+    def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
+        """Round `number`: the cohort's weighted mean meta-gradient.
+
+        Raises:
+            QuorumError: too few of them answered usably.
+        """
+        ...
+
+    def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
+        """How sure the adapted learner may be: size of support set -> best temperature."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OverTheGrid:
+    """Hospitals behind Flower's Grid."""
+
+    job: Job
+    link: Link
+    nonce: Nonce
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Those that introduced themselves."""
+        return self.link.sites
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the link counted."""
+        return self.link.traffic
+
+    def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
+        """Ask until the quorum is there (`flow.meta_round`)."""
+        training = self.job.training
+        flow = meta_round(
+            self.job.name,
+            number,
+            self.job.plan.canonical(),
+            params,
+            cohort,
+            quorum=quorum_of(training.quorum, len(cohort)),
+            attempts=training.attempts,
+            limits=limits(self.job),
+            nonce=self.nonce,
+        )
+        return self.link.converse(flow)
+
+    def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
+        """Ask all once (`flow.calibration_round`)."""
+        flow = calibration_round(self.job.name, plan.canonical(), params, self.sites, nonce=self.nonce)
+        return self.link.converse(flow)
+
+
 def server_app(
     job: Job,
     outcome: Outcome,
@@ -72,16 +140,19 @@ def server_app(
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
         link = Link(grid, clock or WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s)
         outcome.introductions = link.introduce(nonce, expected=job.sites)
-        outcome.state = train(job, link, nonce)
-        if job.calibrate:
-            plan = job.calibrate.canonical()
-            flow = calibration_round(job.name, plan, outcome.state.params, link.sites, nonce=nonce)
-            outcome.temperatures = link.converse(flow)
+        conduct(job, outcome, OverTheGrid(job, link, nonce))
 
     return app
 
 
-def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
+def conduct(job: Job, outcome: Outcome, hospitals: Hospitals) -> None:
+    """The whole of a job: all rounds that are still to do, then the temperatures."""
+    outcome.state = train(job, hospitals)
+    if job.calibrate:
+        outcome.temperatures = hospitals.temperatures(job.calibrate, outcome.state.params)
+
+
+def train(job: Job, hospitals: Hospitals) -> TrainingState:
     """All rounds that are still to do; a checkpoint after each.
 
     Raises:
@@ -95,21 +166,9 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
         state = begin(job.plan.learner(), optimizer, job.plan.seed)
     job.run_dir.forget_rounds_after(job.name, state.round)
     while state.round < job.training.rounds:
-        started, before = time.monotonic(), (link.traffic.down, link.traffic.up)
-        cohort = sample_cohort(link.sites, job.training.cohort_size, job.plan.seed, state.round + 1)
-        done = link.converse(
-            meta_round(
-                job.name,
-                state.round + 1,
-                job.plan.canonical(),
-                state.params,
-                cohort,
-                quorum=quorum_of(job.training.quorum, len(cohort)),
-                attempts=job.training.attempts,
-                limits=_limits(job),
-                nonce=nonce,
-            )
-        )
+        started, before = time.monotonic(), (hospitals.traffic.down, hospitals.traffic.up)
+        cohort = sample_cohort(hospitals.sites, job.training.cohort_size, job.plan.seed, state.round + 1)
+        done = hospitals.meta_gradient(state.round + 1, state.params, cohort)
         gradient = done.aggregate.gradient
         assert gradient is not None, "a round that reached its quorum has a gradient"
         state = step(state, gradient, optimizer)
@@ -123,8 +182,8 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
             silent=done.silent,
             metrics={name: mean.value for name, mean in done.aggregate.metrics.items()},
             gradient_norm=norm(gradient),
-            bytes_down=link.traffic.down - before[0],
-            bytes_up=link.traffic.up - before[1],
+            bytes_down=hospitals.traffic.down - before[0],
+            bytes_up=hospitals.traffic.up - before[1],
             seconds=time.monotonic() - started,
             curve=job.curve(state.round, state.params),
         )
@@ -135,7 +194,7 @@ def train(job: Job, link: Link, nonce: Nonce) -> TrainingState:
     return state
 
 
-def _limits(job: Job) -> Limits:
+def limits(job: Job) -> Limits:
     """No site has more tasks than the plan draws, and none has more rows than there are people nearby."""
     heaviest = job.plan.episodes.tasks if job.plan.weighting == "tasks" else 10_000_000
     return Limits(job.training.max_norm, job.training.max_norm_ratio, heaviest)

@@ -38,9 +38,10 @@ app.add_typer(studies_app, name="studies")
 
 
 class EngineName(StrEnum):
-    """Where a simulation's two Flower apps run."""
+    """How a simulation's hospitals are asked."""
 
     LOOPBACK = "loopback"
+    BATCHED = "batched"
     RAY = "ray"
 
 
@@ -61,7 +62,10 @@ def simulate(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was stopped.")] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="loopback: in this process. ray: Flower's own engine.")
+        EngineName,
+        typer.Option(
+            help="loopback: Flower in this process. batched: all sites at once. ray: Flower's own engine."
+        ),
     ] = EngineName.LOOPBACK,
     encode: Annotated[
         bool, typer.Option(help="Send every message through Flower's wire encoding (same results).")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from clinimeta.common.algorithms.meta_gradient import adapt_and_predict
+from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Evaluation, Plan
 from clinimeta.common.tasks.batch import stack
@@ -97,7 +97,7 @@ def predict(
         episodes = [
             Episode(tables[d.site].rows.take(d.support), tables[d.site].rows.take(d.query)) for d in batch
         ]
-        outputs = adapt_and_predict(learner, params, stack(episodes))
+        outputs = engine(learner).adapt_and_predict(params, stack(episodes))
         for draw, output in zip(batch, outputs, strict=True):
             probabilities = learner.objective.probabilities(output[: len(draw.query)]).double()
             predictions.append(_prediction(draw, tables[draw.site], probabilities.numpy()))

@@ -18,6 +18,7 @@ from clinimeta.common.tasks.sampler import split_rows
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
 from clinimeta.simulations import federation, ray_engine, studies
+from clinimeta.simulations.batched import BatchedEngine
 from clinimeta.simulations.display import Progress, answer_lines, score_tables
 from clinimeta.simulations.federation import Federation
 from clinimeta.simulations.loopback import LoopbackEngine
@@ -179,14 +180,16 @@ def _same_data(run_dir: RunDir, before: object, loaded: Federation) -> None:
 
 
 def _engine(request: Request, study: Study) -> Engine:
+    if request.engine != "loopback" and study.faults != type(study.faults)():
+        raise StudyError(
+            "faults are injected by the loopback engine only",
+            remedy=f"leave out --engine {request.engine}, or [faults]",
+        )
     if request.engine == "ray":
-        if study.faults != type(study.faults)():
-            raise StudyError(
-                "faults are injected by the loopback engine only",
-                remedy="leave out --engine ray, or [faults]",
-            )
         ray_engine.require_ray()
         return RayEngine(study.to_toml(), request.data.resolve() if request.data else None)
+    if request.engine == "batched":
+        return BatchedEngine()
     return LoopbackEngine(encode=request.encode, faults=study.faults)
 
 

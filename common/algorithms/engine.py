@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -125,9 +125,13 @@ class Engine:
         return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
-@lru_cache(maxsize=64)
 def engine(learner: MetaLearner[Any]) -> Engine:
     """The engine of a learner; equal learners share one and what it has compiled."""
+    return _engine(cast(Hashable, learner))
+
+
+@lru_cache(maxsize=64)
+def _engine(learner: Any) -> Engine:
     return Engine(learner)
 
 

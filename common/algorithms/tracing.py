@@ -5,6 +5,7 @@ dropped; `torch.jit.trace` runs the rest without Python. The operations and thei
 the results are those of the function to the bit (`tests/contracts`).
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,10 @@ def _graph(flat: Callable[..., Any], leaves: list[Tensor]) -> torch.fx.GraphModu
 def _without_python(graph: torch.fx.GraphModule, leaves: list[Tensor]) -> Callable[..., Any]:
     """The graph for torch's own interpreter; the recorded Python where that lacks an operation."""
     try:
-        with torch.no_grad():
-            compiled: Callable[..., Any] = torch.jit.trace(graph, leaves, check_trace=False)
+        with torch.no_grad(), warnings.catch_warnings():
+            # Deprecated for torch.compile, which needs a C++ compiler at the hospital.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            compiled: Callable[..., Any] = torch.jit.trace(graph, leaves, check_trace=False)  # type: ignore[no-untyped-call]
     except RuntimeError:  # convolution_backward's optional sizes, in torch 2.13
         return graph
     return compiled

@@ -8,6 +8,7 @@ from tasks import KINDS, combinations, episodes, learner, rows, start, width
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLearner
+from clinimeta.common.algorithms.engine import Engine
 from clinimeta.common.algorithms.meta_gradient import (
     adapt_and_predict,
     task_gradients,
@@ -26,6 +27,17 @@ RAGGED = [(6, 5), (9, 7), (3, 4)]
 DEFINED_OTHERWISE = {"reptile", "imaml", "fedrep", "per_fedavg"}
 """Their published update is not the derivative of a loss; see the test files of their names."""
 EVERY = pytest.mark.parametrize(("algorithm", "model", "kind"), combinations())
+
+
+def quick(algorithm: str, model: str, kind: str) -> bool:
+    """Tracing takes seconds; CI runs what is left out here with `-m slow`."""
+    return model == "mlp" or (algorithm in ("maml", "protonet") and kind == "binary")
+
+
+EVERY_TRACED = pytest.mark.parametrize(
+    ("algorithm", "model", "kind"),
+    [pytest.param(*c, marks=() if quick(*c) else pytest.mark.slow) for c in combinations()],
+)
 
 
 def total_loss(chosen: MetaLearner[Any], params: Params, tasks: list[Episode]) -> float:
@@ -76,6 +88,26 @@ def test_the_vmapped_meta_gradient_equals_the_looped_one(
     assert difference(fast.gradients, obvious.gradients) <= tolerance * scale
     assert torch.allclose(fast.loss, obvious.loss, rtol=tolerance * 10, atol=tolerance)
     assert torch.allclose(fast.outputs, obvious.outputs, rtol=tolerance * 100, atol=tolerance * 10)
+
+
+@EVERY_TRACED
+def test_the_traced_meta_gradient_equals_the_untraced_one_to_the_bit(
+    algorithm: str, model: str, kind: str
+) -> None:
+    """So that it does not matter to a resumed run when an engine begins to trace."""
+    chosen = learner(algorithm, model, kind)
+    batch = stack(episodes(kind, RAGGED, dtype=torch.float32, features=width(model)))
+    params = start(chosen, dtype=torch.float32)
+    plain, compiled = Engine(chosen, trace_after=100), Engine(chosen, trace_after=0)
+    expected = plain.task_gradients(params, batch)
+    for _ in range(3):  # torch's interpreter rewrites a graph on its second run
+        found = compiled.task_gradients(params, batch)
+        assert all(torch.equal(found.gradients[n], g) for n, g in expected.gradients.items())
+        assert torch.equal(found.loss, expected.loss)
+        assert torch.equal(found.outputs, expected.outputs)
+    assert "0 " not in compiled.describe()
+    obvious = task_gradients_looped(chosen, params, batch)
+    assert difference(found.gradients, obvious.gradients) <= 1e-6 * max(1.0, norm(obvious.gradients))
 
 
 @EVERY

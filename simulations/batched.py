@@ -1,0 +1,153 @@
+"""All sites of a round in a few batched calls: for thousands of simulated hospitals on one machine.
+
+The same sites, episodes, checks, sums and steps as over Flower's Grid, without the messages; equal to
+it to rounding. Gradients of a chunk of sites are added up before the next chunk is computed, in order
+of name, so that memory does not grow with the number of sites.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from clinimeta.client.meta_gradients import meta_gradients
+from clinimeta.client.site import Refuse, Site, answer, table_of
+from clinimeta.common import metrics
+from clinimeta.common.errors import QuorumError
+from clinimeta.common.metrics import Mean
+from clinimeta.common.params import norm
+from clinimeta.common.plan import Plan
+from clinimeta.common.records import Introduction, IntroductionOrder, MetaGradient, MetaGradientOrder
+from clinimeta.common.tasks.schema import Schema
+from clinimeta.common.tasks.table import Table
+from clinimeta.common.typing import Params
+from clinimeta.server.aggregation import Aggregate, check, outsized
+from clinimeta.server.app import Job, Outcome, conduct, limits
+from clinimeta.server.flow import Flow, Round, calibration_round
+from clinimeta.server.link import Traffic, quorum_of
+
+CHUNK_TASKS = 128
+"""Tasks in one call: large enough to be fast, small enough for the cache of a processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedEngine:
+    """Run a training with all its sites' tasks side by side, and no messages."""
+
+    def __call__(self, job: Job, outcome: Outcome, sites: Mapping[str, Site]) -> None:
+        """Do `job` over these hospitals."""
+        together = Together(job, sites)
+        outcome.introductions = together.introductions()
+        conduct(job, outcome, together)
+
+
+@dataclass(slots=True)
+class Together:
+    """Simulated hospitals that are asked all at once."""
+
+    job: Job
+    hospitals: Mapping[str, Site]
+    traffic: Traffic = field(default_factory=Traffic)
+    _tables: dict[str, dict[Schema, Table]] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Their names, sorted."""
+        return sorted(self.hospitals)
+
+    def introductions(self) -> dict[str, Introduction]:
+        """What each says of itself."""
+        replies = {site: answer(self.hospitals[site], IntroductionOrder("")) for site in self.sites}
+        return {site: reply for site, reply in replies.items() if isinstance(reply, Introduction)}
+
+    def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
+        """The cohort's weighted mean meta-gradient.
+
+        Outsized answers are known only when all are there: if there are any, the others are computed again.
+
+        Raises:
+            QuorumError: too few of them could answer.
+        """
+        order = MetaGradientOrder("", self.job.name, number, self.job.plan.canonical(), params)
+        total = self._sum(order, cohort)
+        outliers = outsized(total.sizes, limits(self.job))
+        if outliers:
+            total = self._sum(order, [site for site in cohort if site not in outliers])
+        refused = total.refused | outliers
+        quorum = quorum_of(self.job.training.quorum, len(cohort))
+        if len(total.sizes) < quorum:
+            raise QuorumError(number, len(total.sizes), quorum, refused)
+        gradient = {n: (t / total.weight).to(params[n].dtype) for n, t in total.gradient.items()}
+        found = Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
+        return Round(found, silent=())
+
+    def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
+        """As over the Grid, one site after the other: it happens once."""
+        return self._drive(
+            calibration_round(self.job.name, plan.canonical(), params, self.sites, nonce=lambda: "")
+        )
+
+    def _sum(self, order: MetaGradientOrder, cohort: Sequence[str]) -> "_Total":
+        total, size = _Total(), max(1, CHUNK_TASKS // self.job.plan.episodes.tasks)
+        names = sorted(cohort)
+        for start in range(0, len(names), size):
+            total = self._add(total, order, names[start : start + size])
+        return total
+
+    def _add(self, total: "_Total", order: MetaGradientOrder, names: Sequence[str]) -> "_Total":
+        tables, refused = dict[str, Table](), dict(total.refused)
+        for name in names:
+            try:
+                tables[name] = self._table(name)
+            except Refuse as refusal:
+                refused[name] = f"refused: {refusal.code}"
+        sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
+        gradient: Mapping[str, Tensor] = total.gradient
+        for name, reply in sorted(meta_gradients(self.job.plan, order, tables).items()):
+            if not isinstance(reply, MetaGradient):
+                refused[name] = f"refused: {reply.code}"
+                continue
+            reason = check(reply, name, order, limits(self.job))
+            if reason is not None:
+                refused[name] = reason
+                continue
+            sizes[name] = norm(reply.gradient) / reply.weight
+            weight += reply.weight
+            measured = metrics.merge(measured, reply.metrics)
+            gradient = {
+                n: gradient[n] + g.double() if n in gradient else g.double()
+                for n, g in reply.gradient.items()
+            }
+        return replace(
+            total, gradient=gradient, weight=weight, sizes=sizes, metrics=measured, refused=refused
+        )
+
+    def _table(self, name: str) -> Table:
+        return table_of(self.hospitals[name], self.job.plan.table, self._tables.setdefault(name, {}))
+
+    def _drive(self, flow: Flow[Mapping[int, float]]) -> Mapping[int, float]:
+        """Let every site answer a flow's orders."""
+        try:
+            orders = next(flow)
+            while True:
+                tables = self._tables
+                orders = flow.send(
+                    {
+                        site: answer(self.hospitals[site], order, tables.setdefault(site, {}))
+                        for site, order in orders.items()
+                    }
+                )
+        except StopIteration as finished:
+            result: Mapping[int, float] = finished.value
+            return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Total:
+    """A running sum over sites, in float64."""
+
+    gradient: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: float = 0.0
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Mean] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)

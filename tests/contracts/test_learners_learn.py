@@ -1,0 +1,60 @@
+"""Every registered learner, federated on the default study's hospitals, is better than its untrained self."""
+
+import functools
+
+import pytest
+
+from clinimeta.common.algorithms import ALGORITHMS
+from clinimeta.common.study import Arm, Choice, Study
+from clinimeta.server.app import Job, Outcome
+from clinimeta.server.store import RunDir
+from clinimeta.simulations import federation, studies
+from clinimeta.simulations.batched import BatchedEngine
+from clinimeta.simulations.evaluation import draws, predict
+from clinimeta.simulations.federation import Federation, splits
+from clinimeta.simulations.judging import Unit
+from clinimeta.simulations.statistics import point
+
+ROUNDS = 30
+SHOTS = 10
+
+
+@functools.cache
+def default_study() -> tuple[Study, Federation]:
+    study = studies.find("default")
+    return study, federation.load(study, None)
+
+
+def arm_of(study: Study, algorithm: str) -> Arm:
+    """The study's MAML arm with another algorithm at its defaults, for a few rounds.
+
+    FedAvg is judged without fine-tuning: that its start is better is what it promises.
+    """
+    like = study.arm("maml")
+    training = like.training.model_copy(update={"rounds": ROUNDS})
+    return like.model_copy(update={"algorithm": Choice(name=algorithm), "training": training})
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.names())
+def test_training_beats_no_training_at_unseen_hospitals(
+    algorithm: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study, loaded = default_study()
+    arm = arm_of(study, algorithm)
+    (evaluation,) = study.evaluations
+    (split,) = splits(evaluation, list(loaded.sites))
+    scores = []
+    for rounds in (0, ROUNDS):
+        chosen = arm.model_copy(update={"training": arm.training.model_copy(update={"rounds": rounds})})
+        plan = study.plan(chosen, 0)
+        folder = RunDir.create(tmp_path_factory.mktemp("run") / "r", study.to_toml())
+        outcome, unit = Outcome(), Unit(chosen, 0, split)
+        job = Job(unit.name, plan, chosen.training, folder)
+        BatchedEngine()(job, outcome, loaded.training(study.table, split.train).sites)
+        assert outcome.state is not None
+        asked = evaluation.model_copy(update={"shots": (SHOTS,), "repeats": 5})
+        drawn = [d for s in split.judged for d in draws(asked, s, loaded.tables[s], 2, 0)]
+        found = predict(plan, outcome.state.params, loaded.tables, drawn)
+        by_site = {s: [p for p in found if p.site == s] for s in split.judged}
+        scores.append(point(asked, by_site, "auroc"))
+    assert scores[1] > scores[0] + 0.01
