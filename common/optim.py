@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from clinimeta.common.params import add, map_params, part, prefixed, zeros_like
+from clinimeta.common.params import add, map_params, norm, part, prefixed, scaled, zeros_like
 from clinimeta.common.settings import Settings
 from clinimeta.common.typing import Params
 
@@ -88,12 +88,34 @@ class Adam:
         return self.beta2 * v + (1 - self.beta2) * g * g
 
 
+@dataclass(frozen=True, slots=True)
+class Clipped:
+    """Cuts a gradient whose norm is over `norm` down to it, then leaves it to `optimizer`.
+
+    Learned step sizes need it: one task near the edge of divergence can outweigh all others.
+    """
+
+    optimizer: OuterOptimizer
+    norm: float
+
+    def init(self, params: Params) -> Params:
+        """The optimizer's own state."""
+        return self.optimizer.init(params)
+
+    def update(self, gradient: Params, state: Params, params: Params) -> tuple[Params, Params]:
+        """One step down the gradient, shortened where it is too long."""
+        size = norm(gradient)
+        shorter = scaled(gradient, self.norm / size) if size > self.norm else gradient
+        return self.optimizer.update(shorter, state, params)
+
+
 class OuterSettings(Settings):
-    """The outer optimizer of a study: its name and its step size, and momentum for `sgd`."""
+    """The outer optimizer of a study: its name, its step size, momentum for `sgd`, and where to clip."""
 
     name: Literal["sgd", "adam", "yogi"] = "adam"
     rate: Annotated[float, Gt(0)] = 1e-3
     momentum: Annotated[float, Ge(0), Lt(1)] = Field(default=0.0, description="of sgd; else leave it out")
+    clip: Annotated[float, Ge(0)] = Field(default=0.0, description="largest norm; 0: any")
 
     @model_validator(mode="after")
     def _momentum_is_of_sgd(self) -> "OuterSettings":
@@ -103,6 +125,9 @@ class OuterSettings(Settings):
 
     def build(self) -> OuterOptimizer:
         """The optimizer itself."""
+        return Clipped(self._plain(), self.clip) if self.clip else self._plain()
+
+    def _plain(self) -> OuterOptimizer:
         if self.name == "sgd":
             return SGD(self.rate, self.momentum)
         if self.name == "adam":

@@ -9,4 +9,4 @@ Params: TypeAlias = Mapping[str, Tensor]
 """Named tensors, flat: a model's weights, a learner's meta-parameters, or a gradient of either."""
 
 Inputs: TypeAlias = Mapping[str, Tensor]
-"""Modality -> rows of it, each `[rows, ...]`; a tabular study has the one modality `table`."""
+"""Modality -> rows of it, each `[rows, ...]`; a tabular study has `table`, and `present` if it masks."""

@@ -1,5 +1,8 @@
 """Gradient descent on a support set: the inner loop of every optimization-based learner."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
 from torch.func import grad
 
 from clinimeta.common.models.base import Model
@@ -16,21 +19,27 @@ def gradient_descent(
     support: Examples,
     *,
     steps: int,
-    rate: float,
+    rate: float | Mapping[str, float | Tensor],
     first_order: bool = False,
+    pull: float = 0.0,
 ) -> Params:
     """Theta <- theta - rate * grad L(theta; support), `steps` times (Finn et al. 2017, eq. 1).
 
-    With `first_order` the gradient counts as a constant, so that nothing is differentiated twice.
+    `rate` is one step size for all weights, or name -> step size (a number, or a tensor that broadcasts
+    to the weight): weights without one stay as they are. With `first_order` the gradient counts as a
+    constant, so that nothing is differentiated twice. `pull` > 0 adds pull/2 |theta - params|^2 to L.
     """
+    rates = rate if isinstance(rate, Mapping) else dict.fromkeys(params, rate)
 
     def loss(weights: Params) -> object:
-        return objective.loss(model.apply(weights, support.inputs), support)
+        return objective.loss(model.apply({**params, **weights}, support.inputs), support)
 
-    fast = dict(params)
+    fast = {name: p for name, p in params.items() if name in rates}
     for _ in range(steps):
         gradient = grad(loss)(fast)
         if first_order:
             gradient = map_params(lambda g: g.detach(), gradient)
-        fast = {name: fast[name] - rate * gradient[name] for name in fast}
-    return fast
+        if pull:
+            gradient = {name: gradient[name] + pull * (fast[name] - params[name]) for name in fast}
+        fast = {name: fast[name] - rates[name] * gradient[name] for name in fast}
+    return {**params, **fast}

@@ -95,7 +95,8 @@ class Conv4:
     ) -> Float[Tensor, "rows filters height width"]:
         """Zero mean and unit variance; written out, because torch's fused forms go wrong under `vmap`."""
         if self.norm == "group":
-            grouped = x.reshape(x.shape[0], self.groups, -1)
+            size = x.shape[1] // self.groups * x.shape[2] * x.shape[3]
+            grouped = x.reshape(x.shape[0], self.groups, size)
             centered = grouped - grouped.mean(dim=2, keepdim=True)
             variance = centered.square().mean(dim=2, keepdim=True)
             return (centered * torch.rsqrt(variance + EPSILON)).reshape(x.shape)

@@ -40,7 +40,8 @@ class Episode(NamedTuple):
 
 def examples(inputs: Inputs, targets: Tensor) -> Examples:
     """Rows that all count."""
-    return Examples(inputs, targets, torch.ones(len(targets), dtype=next(iter(inputs.values())).dtype))
+    like = next(iter(inputs.values()))
+    return Examples(inputs, targets, torch.ones(len(targets), dtype=like.dtype, device=like.device))
 
 
 def concatenate(first: Examples, second: Examples) -> Examples:

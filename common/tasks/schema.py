@@ -14,7 +14,7 @@ from clinimeta.common.settings import Settings
 
 
 class Column(Settings):
-    """One input column of the hospital's table."""
+    """One input column of the hospital's table; with `optional` a hospital may lack it altogether."""
 
     name: str
     kind: Literal["numeric", "binary", "categorical"] = "numeric"
@@ -22,6 +22,7 @@ class Column(Settings):
     center: float = 0.0
     scale: Annotated[float, Gt(0)] = 1.0
     levels: tuple[str, ...] = ()
+    optional: bool = False
 
     @model_validator(mode="after")
     def _levels_fit_the_kind(self) -> "Column":
@@ -49,7 +50,8 @@ class Schema(Settings):
     """The table that every site of a study has to offer.
 
     `classes` are the target's values in order (none: the target is a number). `missing` says what an
-    empty cell means: an error, the column's center, or the center and a 1 in an extra indicator feature.
+    empty cell means: an error, the column's center, the center and a 1 in an extra indicator feature, or
+    ("mask") the center and a 0 in the model's second input `present`; optional columns need the last.
     `clip` cuts standardised values at so many scales from the center, so that one typing error does not
     outweigh a hospital. `patient` names a column whose equal values are one person (at one hospital, or with
     `patient_everywhere` at all of them); without it each row is one.
@@ -61,11 +63,11 @@ class Schema(Settings):
     patient: str = ""
     patient_everywhere: bool = False
     normalise: Literal["study", "site"] = "study"
-    missing: Literal["refuse", "center", "indicator"] = "refuse"
+    missing: Literal["refuse", "center", "indicator", "mask"] = "refuse"
     clip: Annotated[float, Gt(0)] = 10.0
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> "Schema":
+    def _columns_fit_together(self) -> "Schema":
         names = [column.name for column in self.columns]
         if len({*names, self.target}) != len(names) + 1:
             raise ValueError("a column name occurs twice, or the target is also a column")
@@ -73,6 +75,9 @@ class Schema(Settings):
             raise ValueError("two or more classes, or none for a numeric target")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class occurs twice")
+        optional = next((column.name for column in self.columns if column.optional), None)
+        if optional is not None and self.missing != "mask":
+            raise ValueError(f"column '{optional}' is optional, which needs missing = \"mask\"")
         return self
 
     @property

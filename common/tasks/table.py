@@ -16,6 +16,7 @@ from torch import Tensor
 from clinimeta.common.errors import DataError, nearest
 from clinimeta.common.tasks.episode import Examples, examples
 from clinimeta.common.tasks.schema import Column, Schema
+from clinimeta.common.typing import Inputs
 
 MISSING_CELLS = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL"})
 
@@ -89,7 +90,8 @@ def encode(schema: Schema, records: Records, *, test: Sequence[bool] | None = No
     """Read labelled rows into a table (run by the site).
 
     Raises:
-        DataError: no rows, a missing column, a cell that is no number or no known level or class.
+        DataError: no rows, a missing column that is not optional, a cell that is no number or no known
+            level or class.
     """
     values = read_values(schema, records)
     held_out = np.array(test if test is not None else [False] * len(records), dtype=bool)
@@ -97,16 +99,20 @@ def encode(schema: Schema, records: Records, *, test: Sequence[bool] | None = No
     targets = read_targets(schema, records)
     patients = _patients(schema, records)
     return Table(
-        examples({"table": features(schema, values, standard)}, torch.from_numpy(targets)),
+        examples(model_inputs(schema, values, standard), torch.from_numpy(targets)),
         torch.from_numpy(patients),
         torch.from_numpy(held_out),
     )
 
 
-def features(
+def model_inputs(
     schema: Schema, values: Float[np.ndarray, "rows values"], standard: Standard | None = None
-) -> Float[Tensor, "rows features"]:
-    """Standardise values and fill what is missing; `standard` replaces the study's own numbers."""
+) -> Inputs:
+    """What a model is given of these values: `table`, standardised and filled, `[rows, features]`.
+
+    Where the study masks, also `present`, of the same shape: 1 where a value was there, else 0. `standard`
+    replaces the study's own numbers.
+    """
     scale = standard or _study_standard(schema)
     table = (values - scale.center) / scale.scale
     missing = np.isnan(table)
@@ -114,11 +120,14 @@ def features(
     if schema.missing == "indicator":
         starts = np.cumsum([0, *(len(column.features) for column in schema.columns)])[:-1]
         table = np.concatenate([table, missing[:, starts].astype(float)], axis=1)
-    return torch.from_numpy(table.astype(np.float32))
+    inputs = {"table": torch.from_numpy(table.astype(np.float32))}
+    if schema.missing == "mask":
+        inputs["present"] = torch.from_numpy((~missing).astype(np.float32))
+    return inputs
 
 
 def read_values(schema: Schema, records: Records) -> Float[np.ndarray, "rows values"]:
-    """The input columns as numbers, NaN where a cell is empty."""
+    """The input columns as numbers, NaN where a cell is empty or an optional column not there."""
     if len(records) == 0:
         raise DataError(
             "there are no rows",
@@ -127,10 +136,19 @@ def read_values(schema: Schema, records: Records) -> Float[np.ndarray, "rows val
             expected="a header and one line a patient",
             remedy="export the table again",
         )
+    absent = absent_columns(schema, records)
     parts = [
-        _column_values(column, _cells(records, column.name), records, schema) for column in schema.columns
+        np.full((len(records), len(column.features)), np.nan)
+        if column.name in absent
+        else _column_values(column, _cells(records, column.name), records, schema)
+        for column in schema.columns
     ]
     return np.concatenate(parts, axis=1)
+
+
+def absent_columns(schema: Schema, records: Records) -> tuple[str, ...]:
+    """The optional columns that this table does not have."""
+    return tuple(c.name for c in schema.columns if c.optional and c.name not in records.cells)
 
 
 def read_targets(schema: Schema, records: Records) -> Shaped[np.ndarray, " rows"]:

@@ -34,7 +34,7 @@ def test_any_other_column_is_one_feature_of_its_name(kind: Any) -> None:
 CHEST_PAIN = {"name": "cp", "kind": "categorical", "levels": ["a", "b", "c"]}
 
 
-@pytest.mark.parametrize("missing", ["refuse", "center"])
+@pytest.mark.parametrize("missing", ["refuse", "center", "mask"])
 def test_features_keep_the_order_of_the_columns(missing: str) -> None:
     chosen = schema(columns=[{"name": "age"}, CHEST_PAIN, {"name": "sex", "kind": "binary"}], missing=missing)
     assert chosen.features == ("age", "cp=b", "cp=c", "sex")
@@ -51,6 +51,19 @@ def test_without_classes_the_target_is_a_number() -> None:
 
 def test_the_defaults_refuse_empty_cells_and_standardise_as_the_study_says() -> None:
     assert (schema().missing, schema().normalise, schema().patient) == ("refuse", "study", "")
+
+
+OPTIONAL = [{"name": "age"}, {"name": "crp", "optional": True}]
+
+
+def test_no_column_is_optional_unless_the_study_says_so() -> None:
+    assert [column.optional for column in schema(columns=OPTIONAL, missing="mask").columns] == [False, True]
+
+
+@pytest.mark.parametrize("missing", ["refuse", "center", "indicator"])
+def test_a_column_can_be_optional_only_where_the_model_is_told_what_is_missing(missing: str) -> None:
+    error = refused(columns=OPTIONAL, missing=missing)
+    assert error.expected == "column 'crp' is optional, which needs missing = \"mask\""
 
 
 def test_equal_schemas_are_one_key() -> None:

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinimeta.common.errors import DataError
+from clinimeta.common.tasks.batch import stack_examples
 from clinimeta.common.tasks.schema import Column, Schema
 from clinimeta.common.tasks.table import (
     MISSING_CELLS,
     Records,
     Standard,
     Table,
+    absent_columns,
     describe_cell,
     encode,
-    features,
+    model_inputs,
     read_values,
 )
 
@@ -123,7 +125,51 @@ def test_an_empty_cell_may_also_raise_its_columns_indicator() -> None:
     assert len(schema(missing="indicator").features) == inputs(table).shape[1]
 
 
-@pytest.mark.parametrize("missing", ["center", "indicator"])
+def test_a_study_may_mask_so_that_the_model_is_told_what_was_there() -> None:
+    table = encode(schema(missing="mask"), records(age=["40", "?", "65"], pain=["", "2", "3"]))
+    np.testing.assert_allclose(inputs(table), [[-1, 0, 0, 0], [0, 1, 1, 0], [1.5, 1, 0, 1]])
+    present = table.rows.inputs["present"]
+    assert present.dtype == torch.float32
+    assert present.tolist() == [[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
+    assert present.shape[1] == len(schema(missing="mask").features)
+
+
+@pytest.mark.parametrize("missing", ["refuse", "center", "indicator"])
+def test_any_other_study_gives_the_model_one_table(missing: Any) -> None:
+    assert list(encode(schema(missing=missing), records()).rows.inputs) == ["table"]
+
+
+MAY_LACK = (AGE, PAIN.model_copy(update={"optional": True}), SEX.model_copy(update={"optional": True}))
+
+
+@pytest.mark.parametrize("normalise", ["study", "site"])
+def test_a_table_without_an_optional_column_is_one_with_its_cells_empty(normalise: Any) -> None:
+    chosen = schema(*MAY_LACK, missing="mask", normalise=normalise)
+    cells = {name: column for name, column in CELLS.items() if name != "pain"}
+    lacking, empty = encode(chosen, Records("ulm.csv", cells)), encode(chosen, records(pain=["", "?", "NA"]))
+    for name in ("table", "present"):
+        assert torch.equal(lacking.rows.inputs[name], empty.rows.inputs[name])
+    assert lacking.rows.inputs["present"].tolist() == [[1, 0, 0, 1]] * 3
+    assert lacking.rows.inputs["table"][:, 1:3].tolist() == [[0, 0]] * 3
+    assert absent_columns(chosen, Records("ulm.csv", cells)) == ("pain",)
+    assert absent_columns(chosen, records()) == ()
+
+
+def test_a_table_may_lack_every_column_that_is_optional() -> None:
+    chosen = schema(*MAY_LACK[1:], missing="mask")
+    table = encode(chosen, Records("ulm.csv", {"sick": ["no", "yes"]}))
+    assert table.rows.inputs["table"].tolist() == table.rows.inputs["present"].tolist() == [[0, 0, 0]] * 2
+
+
+def test_a_masked_table_keeps_its_rows_together_and_padding_has_nothing() -> None:
+    table = encode(schema(AGE, missing="mask"), records(age=["40", "", "65"]), test=[False, False, True])
+    rows = table.training.rows.take(torch.tensor([1, 0]))
+    assert rows.inputs["present"].tolist() == [[0.0], [1.0]]
+    batch = stack_examples([rows, table.rows])
+    assert batch.inputs["present"].tolist() == [[[0.0], [1.0], [0.0]], [[1.0], [0.0], [1.0]]]
+
+
+@pytest.mark.parametrize("missing", ["center", "indicator", "mask"])
 @pytest.mark.parametrize("classes", [("no", "yes"), ()])
 def test_the_target_is_never_missing(missing: Any, classes: tuple[str, ...]) -> None:
     numbers = ["no", "", "yes"] if classes else ["1", "", "2"]
@@ -200,8 +246,8 @@ def test_the_sites_statistics_are_the_textbooks_over_the_cells_that_are_there(va
 def test_new_rows_can_be_standardised_by_others_numbers() -> None:
     chosen = schema(AGE, normalise="site")
     values = read_values(chosen, records())
-    table = features(chosen, values, Standard(np.array([40.0]), np.array([5.0])))
-    assert table.tolist() == [[0.0], [2.0], [5.0]]
+    new = model_inputs(chosen, values, Standard(np.array([40.0]), np.array([5.0])))
+    assert {name: x.tolist() for name, x in new.items()} == {"table": [[0.0], [2.0], [5.0]]}
 
 
 # People and test rows
@@ -283,7 +329,12 @@ def test_the_line_counts_from_where_the_source_says() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "gone"),
-    [(schema(AGE), "age"), (schema(AGE), "sick"), (schema(AGE, patient="person"), "person")],
+    [
+        (schema(AGE), "age"),
+        (schema(AGE), "sick"),
+        (schema(AGE, patient="person"), "person"),
+        (schema(*MAY_LACK, missing="mask"), "age"),
+    ],
 )
 def test_a_missing_column_is_named_with_those_that_are_there(chosen: Schema, gone: str) -> None:
     rows = Records("ulm.csv", {n: [SECRET] * 3 if n == "other" else c for n, c in CELLS.items() if n != gone})
