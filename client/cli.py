@@ -32,6 +32,10 @@ def adapt(
 
     Nothing leaves this machine. RUN_DIR is the folder of a finished run, or a model.safetensors.
 
+    The output has a line a patient: `line` (in the file of new patients), the column of --id, `predicted`,
+    and `probability_CLASS` for each class. Where the target is a number, and the algorithm is one that knows
+    how sure it is, `standard_deviation` stands beside it.
+
     Example:
         clinimeta adapt runs/default --support cases.csv --predict new.csv --out predictions.csv
     """
@@ -63,7 +67,8 @@ def adapt(
         )
     adapted = adapt_locally(model, read_csv(support), new, prevalence=_shares(prevalence))
     classes = model.plan.table.classes
-    write_predictions(out, new, classes, adapted.probabilities.tolist(), keep)
+    spread = None if adapted.spread is None else adapted.spread.tolist()
+    write_predictions(out, new, classes, adapted.probabilities.tolist(), keep, spread)
     for warning in adapted.warnings:
         typer.echo(f"note: {warning}", err=True)
     summary = {

@@ -8,11 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clinimeta.common.algorithms.base import Uncertain
 from clinimeta.common.calibration import shift_prevalence, temperature_for
 from clinimeta.common.errors import DataError, NumericalError, UserError
 from clinimeta.common.tasks.episode import examples
 from clinimeta.common.tasks.schema import Schema
-from clinimeta.common.tasks.table import Records, Standard, features, read_targets, read_values
+from clinimeta.common.tasks.table import (
+    Records,
+    Standard,
+    absent_columns,
+    model_inputs,
+    read_targets,
+    read_values,
+)
 from clinimeta.common.trained_model import TrainedModel
 
 FAR = 6.0
@@ -24,7 +32,8 @@ class Adapted:
     """Predictions for the new patients, in their order, and what a reader of them should know.
 
     `probabilities` has a column a class (or the predicted number where the study has no classes);
-    `assumed` is the class mix that they assume.
+    `assumed` is the class mix that they assume. `spread` is the standard deviation of predicted numbers,
+    where the learner knows it.
     """
 
     probabilities: Float[Tensor, "rows columns"]
@@ -33,6 +42,7 @@ class Adapted:
     temperature: float
     seconds: float
     warnings: tuple[str, ...]
+    spread: Float[Tensor, " rows"] | None = None
 
 
 def adapt(
@@ -65,6 +75,7 @@ def adapt(
     if missing and balanced:  # no episode of the training lacked a class
         raise _missing_class(model, support, counts)
     warnings = [f"the support set has no row of class {', '.join(map(repr, missing))}"] if missing else []
+    warnings += _absent_columns(schema, support) + _absent_columns(schema, new)
     warnings += _far_columns(schema, values, support) + _far_columns(schema, new_values, new)
     standard = None
     if schema.normalise == "site":
@@ -72,13 +83,15 @@ def adapt(
         warnings.append(
             f"the study standardises by a hospital's own rows: the {len(support) + len(new)} given served"
         )
-    rows = examples({"table": features(schema, values, standard)}, targets)
+    rows = examples(model_inputs(schema, values, standard), targets)
+    query = model_inputs(schema, new_values, standard)
     with torch.no_grad():
         fitted = learner.adapt(model.params, rows)
-        outputs = learner.predict(
-            model.params, fitted, {"table": features(schema, new_values, standard)}
-        ).double()
-    if not bool(torch.isfinite(outputs).all()):
+        outputs = learner.predict(model.params, fitted, query).double()
+        spread = None
+        if isinstance(learner, Uncertain) and not schema.classes:
+            spread = learner.spread(model.params, fitted, query).double()
+    if not all(bool(torch.isfinite(x).all()) for x in (outputs, spread) if x is not None):
         if missing:  # the learner itself needs every class
             raise _missing_class(model, support, counts)
         raise NumericalError("the adapted model gives no finite numbers; are the tables' units the study's?")
@@ -90,7 +103,8 @@ def adapt(
                 found="a study whose target is a number",
                 remedy="leave --prevalence out",
             )
-        return Adapted(outputs, (), {"rows": len(support)}, 1.0, time.monotonic() - started, tuple(warnings))
+        seconds = time.monotonic() - started
+        return Adapted(outputs, (), {"rows": len(support)}, 1.0, seconds, tuple(warnings), spread)
     temperature = temperature_for(model.temperatures, min(counts.values()) if balanced else len(support))
     probabilities = learner.objective.probabilities(outputs / temperature)
     share = torch.tensor([count / len(support) for count in counts.values()], dtype=torch.float64)
@@ -125,6 +139,15 @@ def _missing_class(model: TrainedModel, support: Records, counts: dict[str, int]
         expected="at least one row of each class",
         remedy="add labelled patients of the missing class",
     )
+
+
+def _absent_columns(schema: Schema, records: Records) -> list[str]:
+    """What the table does without; a misspelt name would otherwise go unnoticed."""
+    absent = absent_columns(schema, records)
+    if not absent:
+        return []
+    s = "s" * (len(absent) > 1)
+    return [f"{records.where} lacks the optional column{s} {', '.join(map(repr, absent))}"]
 
 
 def _far_columns(schema: Schema, values: Float[np.ndarray, "rows values"], records: Records) -> list[str]:

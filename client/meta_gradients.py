@@ -27,7 +27,7 @@ from clinimeta.common.typing import Params
 
 
 def meta_gradients(
-    plan: Plan, order: MetaGradientOrder, tables: Mapping[str, Table]
+    plan: Plan, order: MetaGradientOrder, tables: Mapping[str, Table], device: str = "cpu"
 ) -> dict[str, MetaGradient | Refusal]:
     """One answer a site (run by the site): one or several outer steps on its own tasks.
 
@@ -35,7 +35,7 @@ def meta_gradients(
     what it received and what it reached, scaled so that it means the same.
     """
     learner = plan.learner()
-    tasks = {site: _draw(plan, order, site, table, 0) for site, table in tables.items()}
+    tasks = {site: draw(plan, order, site, table, 0) for site, table in tables.items()}
     replies: dict[str, MetaGradient | Refusal] = {
         site: _refusal(order, site, "too_few_rows", "the table is too small for a task of this study")
         for site, drawn in tasks.items()
@@ -48,16 +48,15 @@ def meta_gradients(
     counts = torch.tensor([len(drawn) for drawn in tasks.values()])
     owner = torch.repeat_interleave(torch.arange(len(sites)), counts)
     batch = stack([episode for drawn in tasks.values() for episode in drawn])
-    computed = engine(learner).task_gradients(order.params, batch)
+    computed = engine(learner, device).task_gradients(order.params, batch)
+    outputs_of = torch.split(computed.outputs.cpu(), counts.tolist())
     measured = [
         _measure(learner, outputs, query)
-        for outputs, query in zip(
-            torch.split(computed.outputs, counts.tolist()), _split(batch.query, counts.tolist()), strict=True
-        )
+        for outputs, query in zip(outputs_of, _split(batch.query, counts.tolist()), strict=True)
     ]
     totals = _by_site(computed, owner, len(sites))
     if plan.local_meta_steps > 1:
-        totals = _several_steps(plan, order, tables, sites, counts, totals)
+        totals = _several_steps(plan, order, tables, sites, counts, totals, device)
     for i, site in enumerate(sites):
         gradient, weight = map_params(lambda g, i=i: g[i], totals), float(counts[i])
         if plan.weighting == "rows":
@@ -80,6 +79,7 @@ def _several_steps(
     sites: list[str],
     counts: Int[Tensor, " sites"],
     first: Params,
+    device: str,
 ) -> Params:
     """The other local steps; every site now has parameters of its own, `[sites, ...]`."""
 
@@ -95,26 +95,29 @@ def _several_steps(
     received = map_params(lambda p: p.expand(len(sites), *p.shape), order.params)
     params, tasks = descend(received, first, counts), counts
     for step in range(1, plan.local_meta_steps):
-        drawn = [_draw(plan, order, site, tables[site], step) for site in sites]
+        drawn = [draw(plan, order, site, tables[site], step) for site in sites]
         tasks = torch.tensor([len(episodes) for episodes in drawn])
         owner = torch.repeat_interleave(torch.arange(len(sites)), tasks)
         own = map_params(lambda p, owner=owner: p[owner], params)
         batch = stack([episode for episodes in drawn for episode in episodes])
-        computed = engine(plan.learner()).task_gradients(own, batch, own_params=True)
+        computed = engine(plan.learner(), device).task_gradients(own, batch, own_params=True)
         params = descend(params, _by_site(computed, owner, len(sites)), tasks)
     # (received - reached) / rate is the sum of the steps' mean gradients; times tasks as for one step.
     return map_params(lambda a, b: (a - b) * per_site(tasks, a) / plan.local_rate, received, params)
 
 
-def _draw(plan: Plan, order: MetaGradientOrder, site: str, table: Table, step: int) -> list[Episode]:
+def draw(plan: Plan, order: MetaGradientOrder, site: str, table: Table, step: int) -> list[Episode]:
+    """The tasks of a site's local step, the same whenever it is asked; none where the table is too small."""
     return draw_episodes(table, plan.episodes, generator("episodes", plan.seed, order.round, step, site))
 
 
 def _by_site(computed: TaskGradients, owner: Int[Tensor, " tasks"], sites: int) -> Params:
-    """The sum of each site's tasks' meta-gradients, `[sites, ...]`."""
-    return map_params(
-        lambda g: g.new_zeros((sites, *g.shape[1:])).index_add_(0, owner, g), computed.gradients
-    )
+    """The sum of each site's tasks' meta-gradients, `[sites, ...]`, off the device that computed them."""
+
+    def total(g: Tensor) -> Tensor:
+        return g.new_zeros((sites, *g.shape[1:])).index_add_(0, owner.to(g.device), g).cpu()
+
+    return map_params(total, computed.gradients)
 
 
 def _split(rows: Examples, counts: list[int]) -> list[Examples]:

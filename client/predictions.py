@@ -11,11 +11,17 @@ from clinimeta.common.tasks.table import Records
 
 
 def write_predictions(
-    out: Path, new: Records, classes: Sequence[str], predicted: Sequence[Sequence[float]], keep: str = ""
+    out: Path,
+    new: Records,
+    classes: Sequence[str],
+    predicted: Sequence[Sequence[float]],
+    keep: str = "",
+    spread: Sequence[float] | None = None,
 ) -> None:
     """Write `line` (in the file of new patients), the column `keep`, and the prediction.
 
-    `predicted` has a row a patient: one probability a class, or the number where there are no classes.
+    `predicted` has a row a patient: one probability a class, or the number where there are no classes, and
+    then `spread` may be the numbers' standard deviations.
 
     Raises:
         UserError: the file cannot be written.
@@ -23,11 +29,13 @@ def write_predictions(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     probabilities = [f"probability_{name}" for name in classes]
-    writer.writerow(["line", *([keep] if keep else []), "predicted", *probabilities])
+    deviation = [] if spread is None else ["standard_deviation"]
+    writer.writerow(["line", *([keep] if keep else []), "predicted", *probabilities, *deviation])
     for row, values in enumerate(predicted):
         first = [new.first_line + row, *([new.cells[keep][row]] if keep else [])]
         likeliest = [classes[max(range(len(values)), key=values.__getitem__)]] if classes else []
-        writer.writerow([*first, *likeliest, *(f"{value:.6f}" for value in values)])
+        numbers = [*values, *([] if spread is None else [spread[row]])]
+        writer.writerow([*first, *likeliest, *(f"{number:.6f}" for number in numbers)])
     try:
         write_atomically(out, buffer.getvalue().encode())
     except OSError as error:

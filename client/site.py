@@ -39,11 +39,13 @@ class Site:
     """A hospital in the federation: its name and its own records, which stay here.
 
     `test` marks records that the data set's protocol keeps for evaluation; no answer is made from them.
+    `device` is where torch computes: "cpu" or "cuda".
     """
 
     name: str
     records: Records
     test: tuple[bool, ...] | None = None
+    device: str = "cpu"
 
     def table(self, schema: Schema) -> Table:
         """The rows that training may see, encoded as a study's schema says.
@@ -79,7 +81,7 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
             if len(order.temperatures) > len(TEMPERATURES):  # thousands would trace single patients' outputs
                 raise Refuse("bad_order", f"more than {len(TEMPERATURES)} temperatures")
             return _calibration(site, order, plan, learner, table)
-        return meta_gradients(plan, order, {site.name: table})[site.name]
+        return meta_gradients(plan, order, {site.name: table}, site.device)[site.name]
     except Refuse as refusal:
         return Refusal(order.nonce, site.name, refusal.code, refusal.reason)
 
@@ -118,7 +120,7 @@ def _calibration(
         if not episodes:
             continue
         batch = stack(episodes)
-        outputs = engine(learner).adapt_and_predict(order.params, batch).flatten(0, 1)
+        outputs = engine(learner, site.device).adapt_and_predict(order.params, batch).flatten(0, 1)
         query = Examples({}, batch.query.targets.flatten(), batch.query.weights.flatten())
         rows = float(query.weights.sum())
         shots.append(size)

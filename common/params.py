@@ -1,6 +1,7 @@
 """Arithmetic on named tensors: what aggregation, optimizers and inner loops are written in."""
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,12 +44,14 @@ def norm(params: Params) -> float:
     >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
     5.0
     """
-    return float(sum(params[name].double().square().sum() for name in sorted(params)) ** 0.5)
+    norms = (torch.linalg.vector_norm(params[name], dtype=torch.float64) for name in sorted(params))
+    return math.hypot(*map(float, norms))
 
 
 def is_finite(params: Params) -> bool:
     """Whether no entry is NaN or infinite."""
-    return all(bool(torch.isfinite(p).all()) for p in params.values())
+    # A finite sum has finite terms; only one that overflowed needs the longer look.
+    return all(math.isfinite(p.sum().item()) or bool(torch.isfinite(p).all()) for p in params.values())
 
 
 def count(params: Params) -> int:

@@ -43,6 +43,7 @@ class Plan(Settings):
     episodes: Episodes
     local_meta_steps: Annotated[int, Ge(1)]
     local_rate: Annotated[float, Gt(0)]
+    proximal: Annotated[float, Ge(0)]
     weighting: Literal["tasks", "rows"]
     seed: Annotated[int, Ge(0)]
 

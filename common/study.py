@@ -33,9 +33,10 @@ class Training(Settings):
     """How one arm is trained: rounds, cohort, outer step, and what a usable answer is.
 
     A site takes `local_meta_steps` steps of size `local_rate` before it sends the difference; with one
-    step it sends the plain meta-gradient. A round needs answers from `quorum` of its cohort within
-    `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a task) is
-    over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused.
+    step it sends the plain meta-gradient. `proximal` is FedProx's mu (Li et al., MLSys 2020, eq. 2): each of
+    the steps also descends proximal/2 |params - params received|^2. A round needs answers from `quorum` of
+    its cohort within `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a
+    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused.
     """
 
     rounds: Annotated[int, Ge(0)] = 50
@@ -43,6 +44,7 @@ class Training(Settings):
     outer: OuterSettings = OuterSettings()
     local_meta_steps: Annotated[int, Ge(1)] = 1
     local_rate: Annotated[float, Gt(0)] = 0.05
+    proximal: Annotated[float, Ge(0)] = 0.0
     weighting: Literal["tasks", "rows"] = "tasks"
     quorum: Annotated[float, Gt(0), Le(1)] = 0.5
     deadline_s: Annotated[float, Gt(0)] = 120.0
@@ -222,6 +224,7 @@ class Study(Settings):
             episodes=arm.episodes,
             local_meta_steps=arm.training.local_meta_steps,
             local_rate=arm.training.local_rate,
+            proximal=arm.training.proximal,
             weighting=arm.training.weighting,
             seed=seed,
         )
@@ -298,6 +301,11 @@ def check(study: Study, where: str = "") -> None:
             not (numbers and by_class),
             f"arm '{arm.name}': a number cannot be drawn per class",
             'draw = "rows" in [episodes]',
+        )
+        require(
+            not arm.training.proximal or arm.training.local_meta_steps > 1,
+            f"arm '{arm.name}': `proximal` says nothing to a single local step",
+            "`local_meta_steps` over 1 in [training], or no `proximal`",
         )
         judged = bool(study.evaluations) and not numbers
         require(

@@ -43,10 +43,15 @@ class BatchedEngine:
 
 @dataclass(slots=True)
 class Together:
-    """Simulated hospitals that are asked all at once."""
+    """Simulated hospitals that are asked all at once.
+
+    `tables` are rows that are encoded already, in a study's only schema; a mapping that makes them when it
+    is asked serves any number of hospitals. The others' records are encoded once and kept.
+    """
 
     job: Job
     hospitals: Mapping[str, Site]
+    tables: Mapping[str, Table] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     _tables: dict[str, dict[Schema, Table]] = field(default_factory=dict)
 
@@ -101,9 +106,10 @@ class Together:
                 tables[name] = self._table(name)
             except Refuse as refusal:
                 refused[name] = f"refused: {refusal.code}"
+        device = next((site.device for site in self.hospitals.values()), "cpu")  # the same for all
         sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
         gradient: Mapping[str, Tensor] = total.gradient
-        for name, reply in sorted(meta_gradients(self.job.plan, order, tables).items()):
+        for name, reply in sorted(meta_gradients(self.job.plan, order, tables, device).items()):
             if not isinstance(reply, MetaGradient):
                 refused[name] = f"refused: {reply.code}"
                 continue
@@ -115,7 +121,7 @@ class Together:
             weight += reply.weight
             measured = metrics.merge(measured, reply.metrics)
             gradient = {
-                n: gradient[n] + g.double() if n in gradient else g.double()
+                n: gradient[n] + g if n in gradient else g.double()  # float64 + float32 is float64
                 for n, g in reply.gradient.items()
             }
         return replace(
@@ -123,6 +129,8 @@ class Together:
         )
 
     def _table(self, name: str) -> Table:
+        if name in self.tables:
+            return self.tables[name]
         return table_of(self.hospitals[name], self.job.plan.table, self._tables.setdefault(name, {}))
 
     def _drive(self, flow: Flow[Mapping[int, float]]) -> Mapping[int, float]:

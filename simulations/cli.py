@@ -33,8 +33,14 @@ app = typer.Typer(
 studies_app = typer.Typer(
     help="List the built-in studies, or show one. Example: clinimeta studies.", rich_markup_mode="markdown"
 )
+bench_app = typer.Typer(
+    help="Measure speed on this machine. Example: clinimeta bench adaptation --quick.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
+app.add_typer(bench_app, name="bench")
 
 
 class EngineName(StrEnum):
@@ -46,6 +52,15 @@ class EngineName(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+BenchOut = Annotated[Path, typer.Option("--out", help="Folder for the CSV, the SVG and machine.json.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Under a minute: smaller and fewer repetitions.")]
+
+
+class DeviceName(StrEnum):
+    """Where torch computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 @app.command()
@@ -67,6 +82,7 @@ def simulate(
             help="loopback: Flower in this process. batched: all sites at once. ray: Flower's own engine."
         ),
     ] = EngineName.LOOPBACK,
+    device: Annotated[DeviceName, typer.Option(help="Where torch computes.")] = DeviceName.CPU,
     encode: Annotated[
         bool, typer.Option(help="Send every message through Flower's wire encoding (same results).")
     ] = True,
@@ -106,6 +122,7 @@ def simulate(
             out=out,
             resume=resume,
             engine=engine.value,
+            device=device.value,
             encode=encode,
             rounds=rounds,
             seeds=_seeds(seeds),
@@ -132,6 +149,29 @@ def show_study(name: Annotated[str, typer.Argument(help="A built-in study.")]) -
     from clinimeta.simulations import studies
 
     typer.echo(studies.text_of(name), nl=False)
+
+
+@bench_app.command("adaptation")
+def bench_adaptation(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_json: Json = False) -> None:
+    """Measure an outer step of MAML beside the other libraries that are installed.
+
+    Example: clinimeta bench adaptation --quick
+    """
+    from clinimeta.simulations.benchmarks import bench
+
+    _rows(bench.bench_adaptation(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
+
+
+@bench_app.command("rounds")
+def bench_rounds(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_json: Json = False) -> None:
+    """Measure a simulated round's time and memory for more and more hospitals.
+
+    Example: clinimeta bench rounds --quick
+    """
+    _quiet_flower()
+    from clinimeta.simulations.benchmarks import bench
+
+    _rows(bench.bench_rounds(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
 
 
 @app.command("algorithms")
@@ -214,6 +254,11 @@ def _show(error: UserError) -> None:
     from clinimeta.simulations.display import show_error
 
     show_error(Console(stderr=True), error)
+
+
+def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
 
 
 def _list(rows: list[tuple[str, str]], as_json: bool, keys: tuple[str, str] = ("name", "summary")) -> None:

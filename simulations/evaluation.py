@@ -88,16 +88,20 @@ def _draw(
 
 
 def predict(
-    plan: Plan, params: Params, tables: Mapping[str, Table], drawn: Sequence[Draw]
+    plan: Plan,
+    params: Params,
+    tables: Mapping[str, Table],
+    drawn: Sequence[Draw],
+    device: str = "cpu",
 ) -> list[Prediction]:
-    """Adapt and predict every draw, many at a time."""
+    """Adapt and predict every draw, many at a time, on the device."""
     learner = plan.learner()
     predictions = []
     for batch in _chunks(drawn):
         episodes = [
             Episode(tables[d.site].rows.take(d.support), tables[d.site].rows.take(d.query)) for d in batch
         ]
-        outputs = engine(learner).adapt_and_predict(params, stack(episodes))
+        outputs = engine(learner, device).adapt_and_predict(params, stack(episodes))
         for draw, output in zip(batch, outputs, strict=True):
             probabilities = learner.objective.probabilities(output[: len(draw.query)]).double()
             predictions.append(_prediction(draw, tables[draw.site], probabilities.numpy()))

@@ -36,6 +36,7 @@ class Federation:
     tables: Mapping[str, Table]
     files: Mapping[str, str]
     synthetic: bool
+    device: str = "cpu"
 
     def training(self, schema: Schema, train: Sequence[str]) -> "Federation":
         """The hospitals that train, without the rows of people who were also at one that does not."""
@@ -62,8 +63,8 @@ def dataset_of(study: Study) -> Dataset:
     return DATASETS.build(study.data.name, study.data.options, "[data]")
 
 
-def load(study: Study, data: Path | None) -> Federation:
-    """Read a study's hospitals and encode their tables.
+def load(study: Study, data: Path | None, device: str = "cpu") -> Federation:
+    """Read a study's hospitals and encode their tables; all compute on `device`.
 
     Raises:
         StudyError: the data set or an option is unknown, or there are too few hospitals.
@@ -73,11 +74,11 @@ def load(study: Study, data: Path | None) -> Federation:
     dataset = dataset_of(study)
     hospitals = dataset.hospitals(data)
     sites = {
-        name: Site(name, h.records, tuple(h.test) if h.test is not None else None)
+        name: Site(name, h.records, tuple(h.test) if h.test is not None else None, device)
         for name, h in hospitals.items()
     }
     tables = {name: encode_site(study.table, site) for name, site in sites.items()}
-    return Federation(sites, tables, dataset.files(data), dataset.synthetic)
+    return Federation(sites, tables, dataset.files(data), dataset.synthetic, device)
 
 
 def encode_site(schema: Schema, site: Site) -> Table:

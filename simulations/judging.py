@@ -90,7 +90,9 @@ def curve_point(
         points = {
             arm.name: point(
                 small,
-                _by_site(predict(study.plan(arm, unit.seed), params, federation.tables, drawn)),
+                _by_site(
+                    predict(study.plan(arm, unit.seed), params, federation.tables, drawn, federation.device)
+                ),
                 "auroc",
             )
             for arm in study.arms
@@ -112,7 +114,8 @@ def _predictions(
             for arm in study.arms:
                 teacher = study.arm(arm.trained_by) if arm.trained_by else arm
                 params = trained[Unit(teacher, seed, split).name]
-                gathered[arm.name] += predict(study.plan(arm, seed), params, federation.tables, drawn)
+                made = predict(study.plan(arm, seed), params, federation.tables, drawn, federation.device)
+                gathered[arm.name] += made
             for name in evaluation.references:
                 training = federation.training(study.table, split.train).tables
                 gathered[name] += reference(name)(training, federation.tables, drawn)

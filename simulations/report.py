@@ -118,6 +118,7 @@ def render_report(study: Study, results: Results) -> str:
         command=results.command,
         seeds=", ".join(map(str, results.seeds)),
         versions=PlainTable("Versions", ("Software", "Version"), tuple(results.versions.items())),
+        engines=PlainTable("Computation", ("Arm", "Meta-gradients"), tuple(results.engines.items())),
         toml=study.to_toml(),
     )
     kept = "".join(c for c in page if c.isprintable() or c in "\n\t\N{NO-BREAK SPACE}")

@@ -56,7 +56,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything the report shows. `site_rows` are ranges ("50-99"), never exact counts."""
+    """Everything the report shows.
+
+    `site_rows` are ranges ("50-99"), never exact counts. `engines`: arm -> how its meta-gradients were
+    computed in this process (see `common/algorithms/engine.py`).
+    """
 
     study: str
     scores: tuple[Score, ...]
@@ -69,6 +73,7 @@ class Results:
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     command: str
+    engines: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """The results as JSON; NaN becomes null."""

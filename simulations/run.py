@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
 from clinimeta.client.site import Site
+from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.params import digest
 from clinimeta.common.records import count_range
 from clinimeta.common.study import Arm, Plan, Study
@@ -101,6 +102,7 @@ class Run:
             versions=versions(),
             seconds=seconds,
             command=self.command,
+            engines=self._engines(),
         )
         self.run_dir.write_text("results.json", results.to_json() + "\n")
         self.run_dir.write_manifest(
@@ -165,6 +167,14 @@ class Run:
         assert outcome.state is not None, "an engine returns when the ServerApp is done, or raises"
         self.trained[unit.name] = outcome.state.params
         return outcome
+
+    def _engines(self) -> dict[str, str]:
+        used = {
+            arm.title: engine(self.study.plan(arm, seed).learner(), self.federation.device)
+            for arm in self.study.arms
+            for seed in self.study.seeds[:1]
+        }
+        return {title: text for title, fast in used.items() if (text := fast.describe())}
 
     def _titles(self) -> dict[str, str]:
         titles = {arm.name: arm.title for arm in self.study.arms}

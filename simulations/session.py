@@ -11,7 +11,7 @@ import structlog
 import torch
 from rich.console import Console
 
-from clinimeta.common.errors import RunDirError, StudyError
+from clinimeta.common.errors import RunDirError, StudyError, UserError
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.tasks.sampler import split_rows
@@ -37,6 +37,7 @@ class Request:
     out: Path | None = None
     resume: Path | None = None
     engine: str = "loopback"
+    device: str = "cpu"
     encode: bool = True
     rounds: int | None = None
     seeds: tuple[int, ...] | None = None
@@ -74,7 +75,7 @@ def simulate(request: Request) -> Results:
     torch.set_num_threads(1)  # on few cores and small tensors, more threads are slower
     study, run_dir = _resume(request) if request.resume else (_study(request), None)
     engine = _engine(request, study)
-    loaded = federation.load(study, request.data)
+    loaded = federation.load(study, request.data, _device(request))
     check(study, list(loaded.sites))
     if run_dir is None:
         run_dir = RunDir.create(request.out or _free_folder(study.name), study.to_toml())
@@ -191,6 +192,24 @@ def _engine(request: Request, study: Study) -> Engine:
     if request.engine == "batched":
         return BatchedEngine()
     return LoopbackEngine(encode=request.encode, faults=study.faults)
+
+
+def _device(request: Request) -> str:
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "there is no GPU that torch can use",
+            where="--device cuda",
+            found=f"torch {torch.__version__}",
+            expected="an NVIDIA GPU and a torch built for it",
+            remedy="leave --device out, or install torch with CUDA",
+        )
+    if request.device == "cuda" and request.engine == "ray":
+        raise UserError(
+            "Ray's workers compute on their processors",
+            where="--device cuda",
+            remedy="use --engine batched or loopback with it",
+        )
+    return request.device
 
 
 def _free_folder(name: str) -> Path:

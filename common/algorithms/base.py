@@ -4,7 +4,7 @@ The federation does not care which learner it carries: it moves a gradient of `P
 are (initial weights, an embedding, a generator, step sizes).
 """
 
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,15 @@ class MetaLearner(Protocol[A]):
 
     def meta_loss(self, params: Params, episode: Episode) -> MetaLoss:
         """What the outer loop minimises; its gradient in `params` is the meta-gradient."""
+        ...
+
+
+@runtime_checkable
+class Uncertain(Protocol):
+    """A learner that also says how far off a predicted number may be."""
+
+    def spread(self, params: Params, adapted: Any, inputs: Inputs) -> Float[Tensor, " rows"]:
+        """The standard deviation of each row's prediction, in units of the target; numbers only."""
         ...
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.utils._pytree import tree_flatten, tree_map
 
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import TaskGradients, with_outputs
@@ -35,39 +36,53 @@ TRACE_AFTER = 64
 ROW_SIZES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
 
 
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(slots=True)
 class Engine:
     """Meta-gradients and adaptations of one learner. Not more than a cache: same input, same bits."""
 
     learner: MetaLearner[Any]
+    device: str = "cpu"
     trace_after: int = TRACE_AFTER
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    threads: int = field(default_factory=processors)
     _uses: Counter[Hashable] = field(default_factory=Counter)
     _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
     _compiling: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def route(self) -> Route:
-        """How tasks are put side by side: decided by the model alone."""
-        return "threads" if self.learner.model.convolutional else "vmap"
+        """How tasks are put side by side: decided by the model and the device."""
+        on_processor = self.device == "cpu"  # a GPU has its own threads
+        return "threads" if self.learner.model.convolutional and on_processor else "vmap"
 
     def describe(self) -> str:
-        """What was chosen and how often it was compiled, for people."""
-        if self.route == "threads":
-            return f"task by task on {self.threads} threads (a convolution), {len(self._compiled)} traced"
-        return f"all tasks in one vmapped call, {len(self._compiled)} shapes traced"
+        """What was chosen and what was compiled, for people; empty before the first call."""
+        calls = sum(self._uses.values())
+        if not calls:
+            return ""
+        ways = {"vmap": "all tasks in one call", "threads": f"task by task on {self.threads} threads"}
+        traced = f"{len(self._compiled)} of {len(self._uses)} shapes traced"
+        return f"{ways[self.route]}, {traced}, on {self.device}"
 
     def task_gradients(self, params: Params, batch: Episode, *, own_params: bool = False) -> TaskGradients:
         """One meta-gradient a task of a stacked batch; with `own_params` each task has its own.
 
-        Rows are padded to few sizes, so that few shapes come up; padding changes nothing.
+        Rows are padded to few sizes, so that few shapes come up; padding changes nothing. What comes back
+        lies on the engine's device.
         """
         queries = batch.query.targets.shape[1]
         batch = pad_batch(batch, _row_size(batch.support.targets.shape[1]), _row_size(queries))
+        params, batch = self._here((params, batch))
         with_params = 0 if own_params else None
         one = grad(with_outputs(self.learner), has_aux=True)
         if self.route == "threads":
-            computed = self._each("gradients", one, params if own_params else None, params, batch)
+            computed = self._each("gradients", one, params, batch, own=own_params)
         else:
             every = vmap(one, in_dims=(with_params, 0))
             computed = self._call(("gradients", own_params), every, params, batch)
@@ -76,6 +91,7 @@ class Engine:
 
     def adapt_and_predict(self, params: Params, batch: Episode) -> Float[Tensor, "tasks query outputs"]:
         """Query outputs after adaptation; nothing is learned."""
+        params, batch = self._here((params, batch))
 
         def one(params: Params, episode: Episode) -> Tensor:
             adapted = self.learner.adapt(params, episode.support)
@@ -83,10 +99,13 @@ class Engine:
 
         with torch.no_grad():
             if self.route == "threads":
-                result: Tensor = self._each("predictions", one, None, params, batch)
+                result: Tensor = self._each("predictions", one, params, batch, own=False)
             else:
                 result = self._call("predictions", vmap(one, in_dims=(None, 0)), params, batch)
-        return result
+        return result.cpu()
+
+    def _here(self, tensors: Any) -> Any:
+        return tensors if self.device == "cpu" else tree_map(lambda x: x.to(self.device), tensors)
 
     def _call(self, kind: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it, or from the `trace_after`-th time on what it was compiled to for these shapes."""
@@ -102,37 +121,30 @@ class Engine:
             return self._compiled[key](*arguments)
 
     def _each(
-        self,
-        kind: Hashable,
-        function: Callable[..., Any],
-        own: Params | None,
-        params: Params,
-        batch: Episode,
+        self, kind: Hashable, function: Callable[..., Any], params: Params, batch: Episode, *, own: bool
     ) -> Any:
         """Task by task; torch lets go of Python's lock while it convolves, so threads do help."""
         tasks = unstack(batch)
-        each = [map_params(lambda p, i=i: p[i], own) if own else params for i in range(len(tasks))]
         grad_enabled = torch.is_grad_enabled()
 
         def run(i: int) -> Any:
+            theirs = map_params(lambda p: p[i], params) if own else params
             with torch.set_grad_enabled(grad_enabled):  # a new thread does not inherit it
-                return self._call(kind, function, each[i], tasks[i])
+                return self._call(kind, function, theirs, tasks[i])
 
-        one_by_one = self.threads == 1 or len(tasks) == 1
-        results = (
-            map(run, range(len(tasks))) if one_by_one else _pool(self.threads).map(run, range(len(tasks)))
-        )
-        return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+        alone = self.threads == 1 or len(tasks) == 1
+        results = (map if alone else _pool(self.threads).map)(run, range(len(tasks)))
+        return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
 
-def engine(learner: MetaLearner[Any]) -> Engine:
+def engine(learner: MetaLearner[Any], device: str = "cpu") -> Engine:
     """The engine of a learner; equal learners share one and what it has compiled."""
-    return _engine(cast(Hashable, learner))
+    return _engine(cast(Hashable, learner), device)
 
 
 @lru_cache(maxsize=64)
-def _engine(learner: Any) -> Engine:
-    return Engine(learner)
+def _engine(learner: Any, device: str) -> Engine:
+    return Engine(learner, device)
 
 
 @lru_cache(maxsize=1)
@@ -149,5 +161,5 @@ def _row_size(rows: int) -> int:
 
 
 def _signature(arguments: Any) -> Hashable:
-    leaves, spec = torch.utils._pytree.tree_flatten(arguments)
+    leaves, spec = tree_flatten(arguments)
     return str(spec), tuple((tuple(x.shape), x.dtype, x.device) for x in leaves)

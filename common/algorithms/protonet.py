@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
@@ -11,7 +11,15 @@ from torch import Tensor
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLoss, query_loss
-from clinimeta.common.errors import StudyError
+from clinimeta.common.algorithms.prototypes import (
+    class_means,
+    cosines,
+    init_log_scale,
+    init_prior,
+    membership,
+    require_classes,
+    squared_distances,
+)
 from clinimeta.common.models.base import Model
 from clinimeta.common.params import part, prefixed
 from clinimeta.common.tasks.episode import Episode, Examples
@@ -24,25 +32,22 @@ from clinimeta.common.typing import Inputs, Params
 class ProtoNet:
     """Learn an embedding in which a patient belongs to the class whose mean embedding is nearest.
 
-    Equations 1 and 2 of the paper, squared Euclidean distance. Where it differs: with
-    `prior_rows` > 0 a class's prototype is the mean over its support rows and that many copies of a
-    meta-learned one (a shrinkage), so that a support set without a death still has a prototype of it.
+    Equations 1 and 2 of the paper, by squared Euclidean distance or (its section 3.2) by cosine, which is
+    multiplied by a learned scale. Where it differs: with `prior_rows` > 0 a class's prototype is the
+    mean over its support rows and that many copies of a meta-learned one (a shrinkage), so that a support
+    set without a death still has a prototype of it.
     """
 
     model: Model
     objective: Objective
     embedding: Annotated[int, Ge(1)] = 32
     prior_rows: Annotated[float, Ge(0)] = 0.0
+    distance: Literal["euclidean", "cosine"] = "euclidean"
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise StudyError where there are no classes to have prototypes of."""
-        if self.objective.classes < 2:
-            raise StudyError(
-                "prototypical networks need classes",
-                found="an application whose target is a number",
-                remedy="choose another algorithm, such as maml",
-            )
+        require_classes(self.objective, "prototypical networks")
 
     @property
     def embedder(self) -> Model:
@@ -50,31 +55,30 @@ class ProtoNet:
         return dataclasses.replace(self.model, outputs=self.embedding)  # type: ignore[type-var]
 
     def init(self, rng: torch.Generator) -> Params:
-        """The embedder's weights, and the prior prototypes `[classes, embedding]` where there are some."""
+        """The embedder, prior prototypes `[classes, embedding]` where there are some, a cosine's scale."""
         params = dict(prefixed(self.embedder.init(rng), "embedder"))
         if self.prior_rows:
-            draw = torch.randn(self.objective.classes, self.embedding, generator=rng)
-            params["prior"] = 0.1 * draw
+            params["prior"] = init_prior(self.objective.classes, self.embedding, rng)
+        if self.distance == "cosine":
+            params["log_scale"] = init_log_scale()
         return params
 
     def adapt(self, params: Params, support: Examples) -> Float[Tensor, "classes embedding"]:
         """The prototypes: each class's mean embedding over the support set (eq. 1)."""
         embedded = self.embedder.apply(part(params, "embedder"), support.inputs)
-        # A comparison instead of one_hot, which vmap cannot take; padding has weight 0.
-        classes = torch.arange(self.objective.classes, device=embedded.device)
-        member = (support.targets[:, None] == classes).to(embedded.dtype) * support.weights[:, None]
-        total, rows = member.T @ embedded, member.sum(dim=0)[:, None]
-        if self.prior_rows:
-            total, rows = total + self.prior_rows * params["prior"], rows + self.prior_rows
-        return total / rows
+        member = membership(self.objective, support, embedded)
+        return class_means(params, embedded, member, self.prior_rows)
 
     def predict(
         self, params: Params, adapted: Float[Tensor, "classes embedding"], inputs: Inputs
     ) -> Float[Tensor, "rows outputs"]:
-        """Negative squared distances to the prototypes, as the objective's outputs (eq. 2)."""
+        """Nearness to the prototypes, as the objective's outputs (eq. 2)."""
         embedded = self.embedder.apply(part(params, "embedder"), inputs)
-        distances = (embedded[:, None, :] - adapted[None, :, :]).square().sum(dim=-1)
-        return self.objective.from_class_scores(-distances)
+        if self.distance == "cosine":
+            scores = params["log_scale"].exp() * cosines(embedded, adapted)
+        else:
+            scores = -squared_distances(embedded, adapted)
+        return self.objective.from_class_scores(scores)
 
     def meta_loss(self, params: Params, episode: Episode) -> MetaLoss:
         """The query loss under the prototypes."""

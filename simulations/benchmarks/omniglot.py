@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from clinimeta.common.algorithms import ALGORITHMS
@@ -240,7 +241,7 @@ def judge(folder: Path, test: Characters, episodes: int) -> Iterator[dict[str, A
 
 def accuracies(
     recipe: Recipe, state: TrainingState, test: Characters, ways: int, episodes: int
-) -> "np.ndarray[Any, Any]":
+) -> Float[np.ndarray, " episodes"]:
     """The accuracy of each test episode, 15 query drawings a class at 5 ways and 5 at 20."""
     fast, query = Engine(recipe.build(ways, judged=True)), 15 if ways == 5 else 5
     found = []

@@ -7,8 +7,8 @@ A task is a wave, amplitude within 0.1 to 5, phase within 0 to pi, x within -5 t
 40. `curve`: MAML with one inner step of 0.01, 25 tasks a step, Adam 0.001, 30,000 steps, for 5, 10 and 20
 shots; the error on new waves after 0 to 10 gradient steps. `learners`: every learner that predicts numbers,
 5 shots, 3,000 steps, the same waves for all. Mean squared error over 1,000 new waves, 95 % intervals over
-waves and seeds. Writes `sinusoid-{curve,learners}.csv` in `simulations/benchmarks/results/` and prints the rows of
-docs/results.md. Settings are the paper's, or the learner's defaults; no test wave chose any.
+waves and seeds. Settings are the paper's, or the learner's defaults; no test wave chose any. Writes
+`simulations/benchmarks/results/sinusoid-WHAT.csv` and prints its rows.
 """
 
 import argparse

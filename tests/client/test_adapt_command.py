@@ -16,7 +16,7 @@ import torch
 from clinimeta.client.local import adapt
 from clinimeta.client.sources.csv_files import read_csv
 from clinimeta.common.rng import generator
-from clinimeta.common.study import Plan, read_study
+from clinimeta.common.study import Choice, Plan, read_study
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.trained_model import TrainedModel, read_model
 from clinimeta.simulations.cli import main
@@ -185,6 +185,33 @@ def test_a_study_of_numbers_gives_numbers(here: Path, clinimeta: Command) -> Non
     assert "assume" not in said.out
     assert list(predictions()[0]) == ["line", "predicted"]
     assert all(torch.isfinite(torch.tensor(float(row["predicted"]))) for row in predictions())
+
+
+def test_a_number_stands_beside_its_standard_deviation_where_the_algorithm_knows_it(
+    here: Path, clinimeta: Command
+) -> None:
+    numbers = plan(
+        application="regression",
+        algorithm=Choice(name="neural_process"),
+        episodes=Episodes(draw="rows"),
+        table=plan().table.model_copy(update={"classes": ()}),
+    )
+    write_model(here / "run", numbers)
+    Path("cases.csv").write_text("age,sex,sick\n40,0,1.5\n60,1,2.5\n")
+    assert clinimeta(*ADAPT, "--id", "person").code == 0
+    expected = adapt(read_model(Path("run")), read_csv(Path("cases.csv")), read_csv(Path("new.csv")))
+    assert expected.spread is not None
+    assert list(predictions()[0]) == ["line", "person", "predicted", "standard_deviation"]
+    found = [float(row["standard_deviation"]) for row in predictions()]
+    assert found == pytest.approx(expected.spread.tolist(), abs=1e-6)
+    assert [float(row["predicted"]) for row in predictions()] == pytest.approx(
+        expected.probabilities[:, 0].tolist(), abs=1e-6
+    )
+
+
+def test_the_help_names_the_columns_of_the_output(clinimeta: Command) -> None:
+    said = clinimeta("adapt", "--help").out
+    assert all(name in said for name in ("line", "predicted", "probability_CLASS", "standard_deviation"))
 
 
 # A person's mistakes: what, where, found, expected, what to do; exit code 2; no traceback; nothing written

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinimeta.client.local import Adapted, adapt
+from clinimeta.common.algorithms.base import Uncertain
 from clinimeta.common.errors import ClinimetaError, DataError, NumericalError, UserError
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Choice, Plan, read_study
@@ -308,6 +309,66 @@ def test_a_column_without_a_value_has_no_unit() -> None:
     assert adapt(chosen, cases(), new(age=[""] * 9)).warnings == ()
 
 
+# A table that lacks a column
+
+
+def masked(**changes: Any) -> TrainedModel:
+    """A model of a study in which `pulse` may be missing."""
+    columns = tuple(c.model_copy(update={"optional": c.name == "pulse"}) for c in plan().table.columns)
+    return model(
+        table=table(missing="mask", columns=columns, **changes),
+        model=Choice(name="set_encoder", width=4),
+        algorithm=Choice(name="protonet"),
+    )
+
+
+def without(rows: Records, column: str) -> Records:
+    return replace(rows, cells={name: cells for name, cells in rows.cells.items() if name != column})
+
+
+@pytest.mark.parametrize("normalise", ["study", "site"])
+def test_a_hospital_may_lack_an_optional_column(normalise: str) -> None:
+    chosen = masked(normalise=normalise)
+    lacking = adapt(chosen, without(cases(), "pulse"), without(new(), "pulse"))
+    empty = adapt(chosen, cases(pulse=[""] * 6), new(pulse=["NA"] * 9))
+    assert torch.equal(lacking.probabilities, empty.probabilities)
+    assert torch.isfinite(lacking.probabilities).all()
+    assert not torch.allclose(adapt(chosen, cases(), new()).probabilities, lacking.probabilities, atol=1e-3)
+
+
+def test_a_table_that_lacks_an_optional_column_is_named() -> None:
+    adapted = adapt(masked(), cases(), without(new(), "pulse"))
+    assert adapted.warnings == ("new.csv lacks the optional column 'pulse'",)
+    assert adapt(masked(), cases(), new()).warnings == ()
+
+
+def test_an_absent_value_is_left_out_and_not_taken_for_the_columns_center() -> None:
+    centers = adapt(masked(), cases(pulse=["70"] * 6), new(pulse=["70"] * 9))
+    lacking = adapt(masked(), without(cases(), "pulse"), without(new(), "pulse"))
+    assert not torch.allclose(centers.probabilities, lacking.probabilities, atol=1e-3)
+
+
+def test_a_column_that_is_not_optional_is_still_needed() -> None:
+    with pytest.raises(DataError, match="the column 'age' is missing"):
+        adapt(masked(), without(cases(), "age"), new())
+
+
+def test_a_masked_evaluation_and_an_adaptation_agree() -> None:
+    trained = masked()
+    support, query = cells(6, "cases"), cells(9, "new")
+    both = {name: [*support[name], *query[name]] for name in support}
+    both["age"] = ["", *both["age"][1:14], "?"]
+    whole = {"ulm": encode(trained.plan.table, without(Records("ulm.csv", both), "pulse"))}
+    shorter = Draw("ulm", "2", 0, torch.arange(4), torch.arange(6, 8))  # so that there is padding
+    draw = Draw("ulm", "3", 0, torch.arange(6), torch.arange(6, 15))
+    judged = predict(trained.plan, trained.params, whole, [shorter, draw])
+    expected = next(p for p in judged if p.shots == "3").probabilities
+    found = adapt(
+        trained, without(cases(age=both["age"][:6]), "pulse"), without(new(age=both["age"][6:]), "pulse")
+    )
+    np.testing.assert_allclose(found.probabilities.numpy(), expected, rtol=0, atol=1e-6)
+
+
 # A study that standardises by the hospital's own rows
 
 
@@ -360,6 +421,39 @@ def test_a_number_is_predicted_as_it_is() -> None:
     assert (adapted.assumed, adapted.support_rows, adapted.temperature) == ((), {"rows": 6}, 1.0)
 
 
+def test_a_learner_that_knows_how_sure_it_is_says_so_for_a_number() -> None:
+    chosen = Choice(name="neural_process")
+    trained = model(table=table(classes=()), application="regression", episodes=ROWS, algorithm=chosen)
+    doses = cases(sick=[f"{10 * i}" for i in range(6)])
+    learner = trained.plan.learner()
+    assert isinstance(learner, Uncertain)
+    query = encode(trained.plan.table, new(sick=["0"] * 9)).rows.inputs
+    with torch.no_grad():
+        fitted = learner.adapt(trained.params, encode(trained.plan.table, doses).rows)
+        expected = learner.spread(trained.params, fitted, query).double()
+    adapted = adapt(trained, doses, new())
+    assert adapted.spread is not None
+    assert torch.allclose(adapted.spread, expected, rtol=1e-5)
+    assert bool((adapted.spread > 0).all())
+    assert adapt(model(algorithm=chosen), cases(), new()).spread is None  # probabilities speak for themselves
+    assert adapt(regression(), doses, new()).spread is None
+
+
+def test_a_number_without_a_finite_spread_is_an_error() -> None:
+    trained = model(
+        table=table(classes=()),
+        application="regression",
+        episodes=ROWS,
+        algorithm=Choice(name="neural_process"),
+    )
+    bias = trained.params["decoder.2.bias"]
+    broken = replace(
+        trained, params={**trained.params, "decoder.2.bias": bias * torch.tensor([1, torch.nan])}
+    )
+    with pytest.raises(NumericalError, match="no finite numbers"):
+        adapt(broken, cases(sick=["1"] * 6), new())
+
+
 def test_a_number_has_no_prevalence() -> None:
     with pytest.raises(UserError, match="prevalence") as caught:
         adapt(regression(), cases(sick=["1"] * 6), new(), prevalence=(0.1,))
@@ -377,13 +471,9 @@ def test_a_support_set_without_the_target_is_refused() -> None:
 
 @pytest.mark.parametrize("where", ["cases.csv", "new.csv"])
 def test_either_table_must_have_the_studys_columns(where: str) -> None:
-    def without(rows: Records) -> Records:
-        if rows.where != where:
-            return rows
-        return replace(rows, cells={n: c for n, c in rows.cells.items() if n != "pulse"})
-
+    tables = (without(rows, "pulse") if rows.where == where else rows for rows in (cases(), new()))
     with pytest.raises(DataError, match="'pulse'") as caught:
-        adapt(model(), without(cases()), without(new()))
+        adapt(model(), *tables)
     assert caught.value.where == where
 
 

@@ -176,17 +176,26 @@ def logistic_regression_step(params: Params, x: Tensor, y: Tensor, rate: float) 
     return add(params, gradient, -rate)
 
 
-def local_training(at: Site, chosen: Plan, params: Params) -> Params:
-    """ClientUpdate of McMahan et al., AISTATS 2017, algorithm 1, on the same batches as the site."""
+def local_training(at: Site, chosen: Plan, received: Params) -> Params:
+    """ClientUpdate of McMahan et al., AISTATS 2017, algorithm 1, on the same batches as the site.
+
+    With `proximal` the local solver of Li et al., MLSys 2020, algorithm 2: its objective is their eq. 2.
+    """
+    params = received
     for step in range(chosen.local_meta_steps):
         (batch,) = (concatenate(*episode) for episode in drawn_by(at, chosen, step=step))
         x, y = batch.inputs["table"].double(), batch.targets
+        pull = map_params(lambda w, start: chosen.proximal * (w - start), params, received)
         params = logistic_regression_step(params, x, y, chosen.local_rate)
+        params = add(params, pull, -chosen.local_rate)
     return params
 
 
-def test_several_local_steps_and_an_outer_step_of_the_same_rate_are_federated_averaging() -> None:
-    chosen = plan("fedavg")
+@pytest.mark.parametrize("proximal", [0.0, 0.1, 2.0])
+def test_several_local_steps_and_an_outer_step_of_the_same_rate_are_federated_averaging(
+    proximal: float,
+) -> None:
+    chosen = plan("fedavg", proximal=proximal)
     order, sites = gradient_order(chosen), [site(count, name) for name, count in SIZES.items()]
     rows = {at.name: len(at.records) for at in sites}
     start = map_params(lambda p: p.double(), order.params)
@@ -199,6 +208,23 @@ def test_several_local_steps_and_an_outer_step_of_the_same_rate_are_federated_av
     stepped, _ = outer.update(gradient, outer.init(order.params), order.params)
     assert difference(averaged, start) > 0.1
     assert difference(stepped, averaged) <= 1e-6
+
+
+@pytest.mark.parametrize("arm", ["maml", "fedavg"])
+def test_a_proximal_term_keeps_a_site_near_what_it_received(arm: str) -> None:
+    lengths = [
+        norm(meta_gradient(site(), gradient_order(plan(arm, local_meta_steps=5, proximal=p))).gradient)
+        for p in (0.0, 0.5, 5.0)
+    ]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[2] < 0.9 * lengths[0]
+
+
+def test_a_proximal_term_says_nothing_to_a_single_local_step() -> None:
+    one, other = (
+        digest(meta_gradient(site(), gradient_order(plan(proximal=p))).gradient) for p in (0.0, 5.0)
+    )
+    assert one == other
 
 
 def test_a_single_task_of_several_local_steps_weighs_one() -> None:
@@ -405,7 +431,7 @@ BOTH = pytest.mark.parametrize("make", [gradient_order, calibration_order])
         b"null",
         b"7",
         plan().canonical() + b" ",
-        plan().canonical().replace(b'"maml"', b'"reptile"'),
+        plan().canonical().replace(b'"maml"', b'"mamba"'),
         plan().canonical().replace(b'"inner_steps":2', b'"inner_steps":-2'),
         plan().canonical().replace(b'"inner_steps"', b'"inner_step"'),
     ],

@@ -432,8 +432,13 @@ def test_a_study_of_a_number_that_asks_for_classes_is_refused(changes: dict[str,
             {"name": "protonet"},
             "arm 'second': the meta-parameters of 'first' are not its own kind",
         ),
+        (
+            ("training", "proximal"),
+            0.1,
+            "arm 'first': `proximal` says nothing to a single local step",
+        ),
     ],
-    ids=["application", "ways", "scores", "teacher"],
+    ids=["application", "ways", "scores", "teacher", "proximal"],
 )
 def test_parts_that_do_not_work_together_are_refused(path: Path, value: Any, what: str) -> None:
     error = refused(path, value)
@@ -486,7 +491,7 @@ def test_a_plan_holds_what_a_site_acts_on_and_no_more() -> None:
     plan = plan_of(study, "second")
     assert set(Plan.model_fields) == {
         *("study", "arm", "application", "table", "model", "algorithm", "episodes"),
-        *("local_meta_steps", "local_rate", "weighting", "seed"),
+        *("local_meta_steps", "local_rate", "proximal", "weighting", "seed"),
     }
     assert (plan.study, plan.arm, plan.seed) == ("small", "second", 3)
     assert (plan.table, plan.algorithm, plan.model) == (
@@ -529,6 +534,7 @@ def test_equal_plans_have_equal_bytes_however_the_study_was_written() -> None:
         (("episodes", "tasks"), 5),
         (("training", "local_meta_steps"), 2),
         (("training", "local_rate"), 0.06),
+        (("training",), {"local_meta_steps": 2, "proximal": 0.1}),
         (("training", "weighting"), "rows"),
     ],
     ids=str,
@@ -610,6 +616,7 @@ NO_PLAN = {
     "a negative seed": dumped({**VALUES, "seed": -1}),
     "a rate that is infinite": dumped({**VALUES, "local_rate": float("inf")}),
     "no local step": dumped({**VALUES, "local_meta_steps": 0}),
+    "a pull away": dumped({**VALUES, "proximal": -0.1}),
 }
 
 

@@ -1,10 +1,12 @@
 """What every registered learner promises, on every model and every kind of task it can be built for."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tasks import KINDS, combinations, episodes, learner, rows, start, width
+from torch.utils._pytree import tree_map
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLearner
@@ -26,18 +28,31 @@ from clinimeta.common.typing import Params
 RAGGED = [(6, 5), (9, 7), (3, 4)]
 DEFINED_OTHERWISE = {"reptile", "imaml", "fedrep", "per_fedavg"}
 """Their published update is not the derivative of a loss; see the test files of their names."""
-EVERY = pytest.mark.parametrize(("algorithm", "model", "kind"), combinations())
 
 
-def quick(algorithm: str, model: str, kind: str) -> bool:
-    """Tracing takes seconds; CI runs what is left out here with `-m slow`."""
-    return model == "mlp" or (algorithm in ("maml", "protonet") and kind == "binary")
+Case = tuple[str, str, str]
+"""Algorithm, model, kind of task."""
 
 
-EVERY_TRACED = pytest.mark.parametrize(
-    ("algorithm", "model", "kind"),
-    [pytest.param(*c, marks=() if quick(*c) else pytest.mark.slow) for c in combinations()],
-)
+def usual(case: Case) -> bool:
+    """What the default run tests; the rest takes minutes more, and CI runs it with `-m slow`."""
+    _, model, kind = case
+    return model == "mlp" or kind == "binary"
+
+
+def traced_by_default(case: Case) -> bool:
+    """Tracing takes seconds."""
+    algorithm, model, _ = case
+    return model == "mlp" or algorithm in ("maml", "protonet")
+
+
+def parametrize(cases: list[Case], by_default: Callable[[Case], bool]) -> Any:
+    marked = [pytest.param(*case, marks=() if by_default(case) else pytest.mark.slow) for case in cases]
+    return pytest.mark.parametrize(("algorithm", "model", "kind"), marked)
+
+
+EVERY = parametrize(combinations(), usual)
+EVERY_TRACED = parametrize(list(filter(usual, combinations())), traced_by_default)
 
 
 def total_loss(chosen: MetaLearner[Any], params: Params, tasks: list[Episode]) -> float:
@@ -66,11 +81,20 @@ def test_the_meta_gradient_equals_central_differences(algorithm: str, model: str
     for attempt in range(3):
         rng = generator("direction", attempt)
         direction = map_params(lambda p, rng=rng: torch.randn(p.shape, generator=rng, dtype=p.dtype), params)
-        step = 1e-5
-        up, down = (map_params(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
-        numerical = (total_loss(chosen, up, tasks) - total_loss(chosen, down, tasks)) / (2 * step)
         analytic = sum(float((gradient[n] * direction[n]).sum()) for n in gradient)
-        assert analytic == pytest.approx(numerical, rel=1e-5, abs=1e-8)
+        # A long step meets curvature and the kinks of ReLU and max pooling, a short one rounding.
+        assert any(
+            analytic == pytest.approx(slope(chosen, params, direction, tasks, step), rel=1e-5, abs=1e-8)
+            for step in (1e-5, 1e-6, 1e-7)
+        )
+
+
+def slope(
+    chosen: MetaLearner[Any], params: Params, direction: Params, tasks: list[Episode], step: float
+) -> float:
+    """The central difference of the total meta-loss along a direction."""
+    up, down = (map_params(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
+    return (total_loss(chosen, up, tasks) - total_loss(chosen, down, tasks)) / (2 * step)
 
 
 @EVERY
@@ -83,6 +107,8 @@ def test_the_vmapped_meta_gradient_equals_the_looped_one(
         stack(episodes(kind, RAGGED, dtype=dtype, features=width(model))),
     )
     params = start(chosen, dtype=dtype)
+    if dtype == torch.float32 and not chosen.exact:
+        tolerance = 1e-3  # conjugate gradients and difference quotients make rounding larger
     fast, obvious = task_gradients(chosen, params, batch), task_gradients_looped(chosen, params, batch)
     scale = max(1.0, norm(obvious.gradients))
     assert difference(fast.gradients, obvious.gradients) <= tolerance * scale
@@ -105,9 +131,19 @@ def test_the_traced_meta_gradient_equals_the_untraced_one_to_the_bit(
         assert all(torch.equal(found.gradients[n], g) for n, g in expected.gradients.items())
         assert torch.equal(found.loss, expected.loss)
         assert torch.equal(found.outputs, expected.outputs)
-    assert "0 " not in compiled.describe()
+    assert "1 of 1 shapes traced" in compiled.describe()
     obvious = task_gradients_looped(chosen, params, batch)
     assert difference(found.gradients, obvious.gradients) <= 1e-6 * max(1.0, norm(obvious.gradients))
+
+
+@EVERY
+def test_every_tensor_is_made_where_the_inputs_are(algorithm: str, model: str, kind: str) -> None:
+    """On torch's device without memory, which refuses to mix with another: what a GPU would refuse, too."""
+    chosen, batch = learner(algorithm, model, kind), stack(episodes(kind, RAGGED, features=width(model)))
+    params, batch = tree_map(lambda x: x.to("meta"), (dict(start(chosen)), batch))
+    computed = task_gradients(chosen, params, batch)
+    assert {g.device.type for g in computed.gradients.values()} == {"meta"}
+    assert {n: g.shape[1:] for n, g in computed.gradients.items()} == {n: p.shape for n, p in params.items()}
 
 
 @EVERY
@@ -152,7 +188,8 @@ def lowers(chosen: MetaLearner[Any], params: Params, support: Examples) -> bool:
         adapted = chosen.adapt(params, support)
         after = chosen.objective.loss(chosen.predict(params, adapted, support.inputs), support)
         nothing = support._replace(weights=torch.zeros_like(support.weights))
-        mixed = support._replace(targets=support.targets.roll(1))
+        turned = -support.targets if support.targets.is_floating_point() else support.targets.roll(1)
+        mixed = support._replace(targets=turned)
         before = [
             chosen.objective.loss(chosen.predict(params, chosen.adapt(params, s), support.inputs), support)
             for s in (nothing, mixed)

@@ -469,7 +469,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
         (["nosuch"], "No such command 'nosuch'"),
         (["--nosuch"], "No such option '--nosuch'"),
         (["simulate", "--nosuch"], "No such option '--nosuch'"),
-        (["simulate", "--engine", "cloud"], "'cloud' is not one of 'loopback', 'ray'"),
+        (["simulate", "--engine", "cloud"], "'cloud' is not one of 'loopback', 'batched', 'ray'"),
         (["simulate", "--rounds", "-1"], "-1 is not in the range x>=0"),
         (["simulate", "--rounds", "many"], "'many' is not a valid"),
         (["simulate", "mine.toml", "more"], "unexpected extra argument (more)"),

@@ -1,0 +1,184 @@
+"""One `clinimeta bench` from request to files: measure, write CSV and SVG, show a table.
+
+    clinimeta bench adaptation && clinimeta bench rounds
+    python -m clinimeta.simulations.benchmarks.bench runs/bench
+
+The second keeps the CSVs as `simulations/benchmarks/results/bench-*.csv` and prints the tables of
+docs/benchmarks.md.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clinimeta.common.files import write_atomically
+from clinimeta.simulations.benchmarks import adaptation, rounds
+from clinimeta.simulations.benchmarks.measuring import RESULTS, machine, write_csv
+from clinimeta.simulations.benchmarks.pictures import bars, over_sites
+from clinimeta.simulations.plots import Alternative
+
+Rows = list[dict[str, Any]]
+LATER_ROUNDS = 5
+ADAPTATION_COLUMNS = {
+    "setting": "setting",
+    "candidate": "an outer step by",
+    "cpu_s": "CPU s",
+    "wall_s": "wall s",
+    "times_cpu": "times CPU",
+    "times_wall": "times wall",
+    "trace_cpu_s": "tracing, CPU s",
+    "pays_after": "pays after",
+}
+ROUNDS_COLUMNS = {
+    "computes": "computes",
+    "engine": "a round by",
+    "sites": "sites",
+    "cpu_s": "CPU s",
+    "wall_s": "wall s",
+    "first_cpu_s": "first, CPU s",
+    "peak_mib": "peak MiB",
+}
+"""Column of the CSV -> its heading, in the terminal and in docs/benchmarks.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for on the command line."""
+
+    out: Path
+    quick: bool = False
+    argv: tuple[str, ...] = ()
+
+
+def bench_adaptation(request: Request, settings: Sequence[adaptation.Setting] | None = None) -> Rows:
+    """Measure outer steps; `settings` instead of the usual ones."""
+    chosen = list(settings or adaptation.settings(quick=request.quick))
+    rows = _bench(request, "adaptation", lambda notify: adaptation.measure(chosen, notify), _adaptation_svg)
+    Console(stderr=True).print(_table(rows, ADAPTATION_COLUMNS))
+    return rows
+
+
+def bench_rounds(request: Request, candidates: Sequence[rounds.Candidate] | None = None) -> Rows:
+    """Measure simulated rounds; `candidates` instead of the usual ones."""
+    chosen = list(candidates or rounds.candidates(quick=request.quick))
+    later = 2 if request.quick else LATER_ROUNDS
+    rows = _bench(request, "rounds", lambda notify: rounds.measure(chosen, later, notify), _rounds_svg)
+    Console(stderr=True).print(_table(rows, ROUNDS_COLUMNS))
+    return rows
+
+
+def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """A table of docs/benchmarks.md: column -> heading."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "| --- " * len(columns) + "|"]
+    lines += ["| " + " | ".join(cell(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(value: object) -> str:
+    """Three significant digits; nothing for None.
+
+    >>> cell(0.0123456), cell(1234.5), cell(None), cell("pfl"), cell(10000)
+    ('0.0123', '1,234', '', 'pfl', '10,000')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _bench(
+    request: Request,
+    name: str,
+    measure: Callable[[Callable[[str], None]], Rows],
+    picture: Callable[[Rows], str],
+) -> Rows:
+    torch.set_num_threads(1)
+    request.out.mkdir(parents=True, exist_ok=True)  # before minutes of work
+    console = Console(stderr=True)
+    record = machine()
+    rows = measure(lambda what: console.print(Text(what, style="dim")))
+    write_csv(request.out / f"{name}.csv", shlex.join(["clinimeta", *request.argv]), record, rows)
+    write_atomically(request.out / f"{name}.svg", picture(rows).encode())
+    write_atomically(request.out / "machine.json", (json.dumps(record, indent=1) + "\n").encode())
+    console.print(Text(f"{request.out}/{name}.csv, {name}.svg, machine.json"))
+    return rows
+
+
+def _table(rows: Rows, columns: Mapping[str, str]) -> Table:
+    """A section for each value of the first column, which stands above its rows."""
+    (group, _), *others = columns.items()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for key, heading in others:
+        table.add_column(Text(heading), justify="left" if isinstance(rows[0][key], str) else "right")
+    for title in dict.fromkeys(row[group] for row in rows):
+        table.add_section()
+        table.add_row(Text(title, style="bold"))
+        for row in rows:
+            if row[group] == title:
+                table.add_row(*(Text(cell(row[key])) for key, _ in others))
+    return table
+
+
+def _adaptation_svg(rows: Rows) -> str:
+    groups: dict[str, dict[str, float]] = {}
+    for row in rows:
+        groups.setdefault(row["setting"], {})[row["candidate"]] = row["times_cpu"]
+    text = f"How many times as fast as {rows[0]['reference']}, by CPU time of one outer step of MAML."
+    words = Alternative("bench-adaptation", "MAML's outer step: speed", text)
+    return bars(words, groups, ours=adaptation.ENGINE)
+
+
+def _rounds_svg(rows: Rows) -> str:
+    """The curves of those that compute what the first does."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row["computes"] == rows[0]["computes"]:
+            for what, key in {"CPU ms a hospital": "cpu_ms_a_site", "peak memory, MiB": "peak_mib"}.items():
+                panels.setdefault(what, {}).setdefault(row["engine"], {})[row["sites"]] = row[key]
+    text = f"A simulated round of {rows[0]['computes']}: CPU time a hospital and peak memory."
+    return over_sites(Alternative("bench-rounds", "A simulated round", text), panels)
+
+
+def _read(text: str) -> Rows:
+    """The rows of a CSV of ours, numbers as numbers."""
+    return [
+        {key: _number(value) for key, value in row.items()} for row in csv.DictReader(text.splitlines()[1:])
+    ]
+
+
+def _number(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def main() -> None:
+    """Keep the CSVs of a folder and print their tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    for name, columns in {"adaptation": ADAPTATION_COLUMNS, "rounds": ROUNDS_COLUMNS}.items():
+        text = (folder / f"{name}.csv").read_text(encoding="utf-8")
+        write_atomically(RESULTS / f"bench-{name}.csv", text.encode())
+        print(markdown(_read(text), columns), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
