@@ -178,9 +178,11 @@ def test_adaptation_lowers_the_support_loss_on_a_separable_task(
     options = {"steps": 5} if algorithm == "fine_tune" else {}  # the baseline adapts only where told to
     chosen, support = learner(algorithm, model, kind, **options), rows(kind, 12, "s", features=width(model))
     params = start(chosen)
-    if not lowers(chosen, params, support):
-        params = practise(chosen, params, kind, width(model), steps=300)
-        assert lowers(chosen, params, support)
+    for attempt in range(6):
+        if lowers(chosen, params, support):
+            return
+        params = practise(chosen, params, kind, width(model), attempt)
+    assert lowers(chosen, params, support)
 
 
 def lowers(chosen: MetaLearner[Any], params: Params, support: Examples) -> bool:
@@ -197,11 +199,11 @@ def lowers(chosen: MetaLearner[Any], params: Params, support: Examples) -> bool:
     return all(float(after) < float(b) for b in before if bool(torch.isfinite(b)))
 
 
-def practise(chosen: MetaLearner[Any], params: Params, kind: str, features: int, *, steps: int) -> Params:
-    """Some steps of Adam on tasks that a fixed model cannot solve."""
+def practise(chosen: MetaLearner[Any], params: Params, kind: str, features: int, attempt: int) -> Params:
+    """Two hundred steps of Adam on tasks that a fixed model cannot solve."""
     adam = Adam(0.01)
     state = adam.init(params)
-    for step in range(steps):
+    for step in range(200 * attempt, 200 * attempt + 200):
         tasks = [another_numbering(e, kind, step, i) for i, e in enumerate(several(kind, features, step))]
         gradient = map_params(lambda g: g / 4, task_gradients(chosen, params, stack(tasks)).sum())
         params, state = adam.update(gradient, state, params)

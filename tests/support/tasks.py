@@ -35,14 +35,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "relation": {"embedding": 5, "hidden": 4},
     "mahalanobis": {"embedding": 4},
     "hypernetwork": {"embedding": 5, "hidden": 6, "tune_steps": 1},
-    "neural_process": {"embedding": 5, "hidden": 6},
+    "neural_process": {"embedding": 8, "hidden": 16},
     "maml": {"inner_steps": 2},
     "maml++": {"inner_steps": 2},
     "anil": {"inner_steps": 3},
     "meta_sgd": {"inner_steps": 2},
     "learned_optimizer": {"inner_steps": 2, "hidden": 4},
     "reptile": {"inner_steps": 3},
-    "imaml": {"inner_steps": 4, "cg_steps": 3},
+    "imaml": {"inner_steps": 4, "inner_rate": 0.02, "cg_steps": 3},
     "fedrep": {"head_steps": 3},
 }
 
