@@ -165,10 +165,9 @@ def ours(setting: Setting, params: Params, batch: Episode) -> dict[str, Callable
                 gradients: Params = compiled()(params, batch)[0]
                 return map_params(lambda g: g.sum(dim=0), gradients)
 
-        routes |= {
-            BEFORE: lambda: untraced.task_gradients(params, batch).sum(),
-            VMAP_TRACED: vmapped_and_traced,
-        }
+        routes[BEFORE] = lambda: untraced.task_gradients(params, batch).sum()
+        if setting.turns > 1:  # many seconds for what is never chosen
+            routes[VMAP_TRACED] = vmapped_and_traced
     return routes
 
 

@@ -208,20 +208,21 @@ class Candidate:
 
 def candidates(*, quick: bool) -> list[Candidate]:
     """What is measured; peers where they are installed."""
-    many = (100, 1000) if quick else (10, 100, 1000, 10000)
-    few = (10,) if quick else (10, 100)
-    some = () if quick else (100, 1000)
     untraced, averaged = partial(batched, trace=False), partial(batched, work=FEDAVG_WORK)
+    few, many = (10, 100), (100, 1000)
     everything = [
-        Candidate("clinimeta, batched", MAML_WORK, batched, many),
-        Candidate("clinimeta, batched before tracing", MAML_WORK, untraced, some),
-        Candidate("clinimeta, loopback", MAML_WORK, loopback, few),
-        Candidate("torch loop (clone and adapt)", MAML_WORK, torch_loop, (10, 100)),
-        Candidate("clinimeta, batched", FEDAVG_WORK, averaged, some),
-        Candidate("pfl", FEDAVG_WORK, by_pfl, some, needs="pfl"),
-        Candidate("Flower with Ray", FEDAVG_WORK, by_flower, () if quick else few, needs="ray"),
+        Candidate("clinimeta, batched", MAML_WORK, batched, (100,) if quick else (10, *many, 10_000)),
+        Candidate("clinimeta, batched before tracing", MAML_WORK, untraced, many),
+        Candidate("clinimeta, loopback", MAML_WORK, loopback, (10,) if quick else few),
+        Candidate("torch loop (clone and adapt)", MAML_WORK, torch_loop, few),
     ]
-    return [c for c in everything if c.sites and (not c.needs or peer(c.needs))]
+    if not quick:
+        everything += [
+            Candidate("clinimeta, batched", FEDAVG_WORK, averaged, many),
+            Candidate("pfl", FEDAVG_WORK, by_pfl, many, needs="pfl"),
+            Candidate("Flower with Ray", FEDAVG_WORK, by_flower, few, needs="ray"),
+        ]
+    return [c for c in everything if not c.needs or peer(c.needs)]
 
 
 def measure(

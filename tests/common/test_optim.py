@@ -244,6 +244,6 @@ def test_a_momentum_that_would_be_ignored_is_refused() -> None:
 def test_a_clipped_step_is_as_long_as_the_limit_and_no_longer() -> None:
     chosen = OuterSettings(name="sgd", rate=1.0, clip=1.0).build()
     params = {"w": torch.zeros(2)}
-    for given, expected in (([3.0, 4.0], [-0.6, -0.8]), ([0.3, 0.4], [-0.3, -0.4])):
-        new, _ = chosen.update({"w": torch.tensor(given)}, chosen.init(params), params)
+    for gradient, expected in (([3.0, 4.0], [-0.6, -0.8]), ([0.3, 0.4], [-0.3, -0.4])):
+        new, _ = chosen.update({"w": torch.tensor(gradient)}, chosen.init(params), params)
         assert torch.allclose(new["w"], torch.tensor(expected))

@@ -1,86 +1,139 @@
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
 import pytest
 import torch
 
+from clinimeta.client.site import Site
 from clinimeta.common.errors import QuorumError
 from clinimeta.common.params import map_params, norm
-from clinimeta.common.study import Study
+from clinimeta.common.rng import generator
+from clinimeta.common.study import Arm, Study
 from clinimeta.common.typing import Params
 from clinimeta.server.app import Job, Outcome
 from clinimeta.server.store import RunDir
-from clinimeta.simulations import federation, studies
+from clinimeta.server.training import begin
+from clinimeta.simulations import batched, federation, studies
 from clinimeta.simulations.batched import BatchedEngine, Together
 from clinimeta.simulations.loopback import LoopbackEngine
 
+ARMS = ("maml", "protonet", "fedavg")
 
-def small(arm: str, **changes: object) -> Study:
-    """The default study with one arm, few hospitals and few rounds."""
+
+@pytest.fixture
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
+    return (RunDir.create(tmp_path_factory.mktemp("run") / "r", "") for _ in range(9))
+
+
+def small(arm: str, **changes: object) -> tuple[Study, Arm]:
+    """The default study with nine hospitals, and one of its arms with few rounds."""
     study = studies.find("default")
     chosen = study.arm(arm)
     training = chosen.training.model_copy(update={"rounds": 2, **changes})
-    data = study.data.model_copy(update={"sites": 9})
-    return study.model_copy(
-        update={"arms": (chosen.model_copy(update={"training": training}),), "data": data}
-    )
+    study = study.model_copy(update={"data": study.data.model_copy(update={"sites": 9})})
+    return study, chosen.model_copy(update={"training": training})
 
 
-def train(
-    engine: LoopbackEngine | BatchedEngine, study: Study, folder: RunDir, *, lean: bool = False
-) -> Outcome:
-    loaded = federation.load(study, None)
-    sites = dict(loaded.sites)
-    if lean:
-        name = sorted(sites)[3]
-        records = sites[name].records
-        first = {column: cells[:1] for column, cells in records.cells.items()}
-        sites[name] = type(sites[name])(name, type(records)(records.where, first))
-    plan, outcome = study.plan(study.arms[0], 5), Outcome()
-    job = Job("t", plan, study.arms[0].training, folder, sites=len(sites), calibrate=plan)
-    engine(job, outcome, sites)
+def job_of(study: Study, arm: Arm, folder: RunDir) -> Job:
+    plan = study.plan(arm, 5)
+    return Job("t", plan, arm.training, folder, sites=9, calibrate=plan)
+
+
+def train(engine: LoopbackEngine | BatchedEngine, study: Study, arm: Arm, folder: RunDir) -> Outcome:
+    outcome = Outcome()
+    engine(job_of(study, arm, folder), outcome, federation.load(study, None).sites)
     return outcome
+
+
+def reached(outcome: Outcome) -> Params:
+    assert outcome.state is not None
+    return outcome.state.params
 
 
 def relative(left: Params, right: Params) -> float:
     return norm(map_params(lambda a, b: a - b, left, right)) / norm(right)
 
 
-@pytest.mark.parametrize("arm", ["maml", "protonet", "fedavg"])
+@pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("cohort_size", [0, 4])
-def test_batched_equals_loopback(
-    arm: str, cohort_size: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    study = small(arm, cohort_size=cohort_size)
-    folders = [RunDir.create(tmp_path_factory.mktemp("run") / "r", study.to_toml()) for _ in range(2)]
-    loopback = train(LoopbackEngine(), study, folders[0])
-    batched = train(BatchedEngine(), study, folders[1])
-    assert loopback.state is not None
-    assert batched.state is not None
-    assert relative(batched.state.params, loopback.state.params) < 1e-5
-    assert batched.temperatures == loopback.temperatures
-    assert batched.introductions.keys() == loopback.introductions.keys()
-    one, other = (folder.rounds() for folder in folders)
-    for left, right in zip(one, other, strict=True):
+def test_batched_equals_loopback(arm: str, cohort_size: int, folders: Iterator[RunDir]) -> None:
+    study, chosen = small(arm, cohort_size=cohort_size)
+    one, other = next(folders), next(folders)
+    loopback = train(LoopbackEngine(), study, chosen, one)
+    together = train(BatchedEngine(), study, chosen, other)
+    assert relative(reached(together), reached(loopback)) < 1e-5
+    assert together.temperatures == loopback.temperatures
+    assert together.introductions.keys() == loopback.introductions.keys()
+    for left, right in zip(one.rounds(), other.rounds(), strict=True):
         assert (left.accepted, left.refused, left.cohort) == (right.accepted, right.refused, right.cohort)
         assert left.gradient_norm == pytest.approx(right.gradient_norm, rel=1e-5)
         assert left.metrics == pytest.approx(right.metrics, rel=1e-5)
 
 
-@pytest.mark.parametrize("arm", ["maml", "protonet", "fedavg"])
-def test_one_round_s_meta_gradient_is_equal_to_rounding(
-    arm: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    study = small(arm, rounds=1)
-    gradients = []
-    for engine in (LoopbackEngine(), BatchedEngine()):
-        folder = RunDir.create(tmp_path_factory.mktemp("run") / "r", study.to_toml())
-        plain = study.arms[0].training.outer.model_copy(update={"name": "sgd", "rate": 1.0})
-        arms = study.arms[0].model_copy(
-            update={"training": study.arms[0].training.model_copy(update={"outer": plain})}
-        )
-        outcome = train(engine, study.model_copy(update={"arms": (arms,)}), folder)
-        assert outcome.state is not None
-        start = study.plan(study.arms[0], 5).learner()
-        from clinimeta.server.training import begin
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_round_s_meta_gradient_is_equal_to_rounding(arm: str, folders: Iterator[RunDir]) -> None:
+    study, chosen = small(arm, rounds=1)
+    plain = chosen.training.outer.model_copy(update={"name": "sgd", "rate": 1.0})
+    training = chosen.training.model_copy(update={"outer": plain})
+    chosen = chosen.model_copy(update={"training": training})
+    before = begin(study.plan(chosen, 5).learner(), plain.build(), 5).params
+    engines = (LoopbackEngine(), BatchedEngine())
+    steps = [
+        map_params(lambda a, b: a - b, before, reached(train(engine, study, chosen, next(folders))))
+        for engine in engines
+    ]
+    assert relative(steps[1], steps[0]) < 1e-6
 
-        before = begin(start, plain.build(), 5).params
-        gradients.append(map_params(lambda a, b: a - b, before, outcome.state.params))
-    assert relative(gradients[1], gradients[0]) < 1e-6
+
+def test_the_size_of_a_chunk_changes_rounding_only(
+    folders: Iterator[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, chosen = small("maml")
+    whole = reached(train(BatchedEngine(), study, chosen, next(folders)))
+    monkeypatch.setattr(batched, "CHUNK_TASKS", 8)
+    assert relative(reached(train(BatchedEngine(), study, chosen, next(folders))), whole) < 1e-5
+
+
+def hospitals(study: Study, *, without_rows: int = 0) -> dict[str, Site]:
+    """The study's, the first few left with a single row."""
+    sites = dict(federation.load(study, None).sites)
+    for name in sorted(sites)[:without_rows]:
+        records = sites[name].records
+        first = {column: cells[:1] for column, cells in records.cells.items()}
+        sites[name] = replace(sites[name], records=replace(records, cells=first))
+    return sites
+
+
+def ask(job: Job, sites: Mapping[str, Site]) -> tuple[Together, Params]:
+    return Together(job, sites), job.plan.learner().init(generator("x"))
+
+
+def test_who_cannot_answer_is_named_and_the_others_count(folders: Iterator[RunDir]) -> None:
+    study, arm = small("maml")
+    together, params = ask(job_of(study, arm, next(folders)), hospitals(study, without_rows=2))
+    found = together.meta_gradient(1, params, together.sites).aggregate
+    assert found.refused == dict.fromkeys(together.sites[:2], "refused: too_few_rows")
+    assert found.accepted == tuple(together.sites[2:])
+
+
+def test_too_few_answers_end_the_round(folders: Iterator[RunDir]) -> None:
+    study, arm = small("maml")
+    together, params = ask(job_of(study, arm, next(folders)), hospitals(study, without_rows=6))
+    with pytest.raises(QuorumError, match="too_few_rows"):
+        together.meta_gradient(1, params, together.sites)
+
+
+def test_an_outsized_answer_is_left_out_of_the_sum(folders: Iterator[RunDir]) -> None:
+    study, arm = small("maml", max_norm_ratio=1.2)
+    together, params = ask(job_of(study, arm, next(folders)), hospitals(study))
+    found = together.meta_gradient(1, params, together.sites).aggregate
+    assert found.refused
+    assert all("times the cohort's median" in why for why in found.refused.values())
+    rest = together.meta_gradient(1, params, found.accepted)
+    without, _ = ask(replace(job_of(study, small("maml")[1], next(folders))), hospitals(study))
+    alone = without.meta_gradient(1, params, found.accepted).aggregate
+    assert found.gradient is not None
+    assert alone.gradient is not None
+    assert rest.silent == ()
+    assert all(torch.equal(found.gradient[n], alone.gradient[n]) for n in params)
+    assert found.weight == alone.weight
