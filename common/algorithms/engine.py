@@ -26,14 +26,19 @@ from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import TaskGradients, with_outputs
 from clinimeta.common.algorithms.tracing import traced
 from clinimeta.common.params import map_params
-from clinimeta.common.tasks.batch import pad_batch, unstack
+from clinimeta.common.tasks.batch import pad_batch, unstack, without_marks
 from clinimeta.common.tasks.episode import Episode
 from clinimeta.common.typing import Params
 
 Route = Literal["vmap", "threads"]
-TRACE_AFTER = 64
-"""Calls of one shape before it is traced: about what tracing costs, in calls (ARCHITECTURE.md)."""
-ROW_SIZES = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
+TRACE_AFTER = 128
+"""Calls of one shape before it is traced: about what tracing costs, in calls (docs/benchmarks.md)."""
+ROW_SIZES: tuple[int, ...] = (
+    *range(1, 13),
+    *(14, 15, 16, 18, 20, 22, 25, 28, 30, 32, 35, 40, 45, 50, 55, 60, 64, 70, 75, 80, 90, 100),
+    *(110, 120, 128, 140, 150, 160, 180, 200, 225, 256),
+)
+"""What rows are padded to: the sizes that people choose, and between them steps of about a tenth."""
 
 
 def processors() -> int:
@@ -77,7 +82,9 @@ class Engine:
         lies on the engine's device.
         """
         queries = batch.query.targets.shape[1]
-        batch = pad_batch(batch, _row_size(batch.support.targets.shape[1]), _row_size(queries))
+        if self.route == "vmap":
+            batch = pad_batch(batch, _row_size(batch.support.targets.shape[1]), _row_size(queries))
+        batch = without_marks(batch)
         params, batch = self._here((params, batch))
         with_params = 0 if own_params else None
         one = grad(with_outputs(self.learner), has_aux=True)
@@ -91,7 +98,7 @@ class Engine:
 
     def adapt_and_predict(self, params: Params, batch: Episode) -> Float[Tensor, "tasks query outputs"]:
         """Query outputs after adaptation; nothing is learned."""
-        params, batch = self._here((params, batch))
+        params, batch = self._here((params, without_marks(batch)))
 
         def one(params: Params, episode: Episode) -> Tensor:
             adapted = self.learner.adapt(params, episode.support)
@@ -153,7 +160,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _row_size(rows: int) -> int:
-    """The next of a few sizes, at most a quarter larger beyond the first few."""
+    """The next of the sizes; beyond them the number itself."""
     for size in ROW_SIZES:
         if rows <= size:
             return size

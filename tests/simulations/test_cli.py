@@ -139,6 +139,9 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "models",
         "datasets",
         "version",
+        "bench",
+        "bench adaptation",
+        "bench rounds",
     }
 
 
