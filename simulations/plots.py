@@ -178,7 +178,8 @@ def _xy(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 
 def _finite(values: Sequence[float]) -> list[float]:
-    return [value if math.isfinite(value) else math.nan for value in values]
+    """What cannot be drawn leaves a gap; matplotlib's own margins overflow near the largest float."""
+    return [value if abs(value) < 1e300 else math.nan for value in values]
 
 
 def _shortened(title: str, longest: int = 60) -> str:

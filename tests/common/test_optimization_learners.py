@@ -308,7 +308,7 @@ def test_on_a_quadratic_the_implicit_gradient_has_its_closed_form(strength: floa
 @KIND
 def test_the_implicit_gradient_is_the_derivative_through_a_converged_inner_loop(kind: str) -> None:
     (episode,) = episodes(kind, [(6, 5)])
-    options = {"inner_steps": 150, "strength": 2.0, "cg_steps": 30}
+    options = {"inner_steps": 150, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 30}
     chosen = learner("imaml", "mlp", kind, **options)
     params = start(chosen)
     found = meta_gradient(chosen, params, episode)

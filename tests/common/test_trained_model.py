@@ -193,7 +193,7 @@ def with_temperature(value: float) -> Callable[[TrainedModel], TrainedModel]:
 
 
 UNFIT: dict[str, Callable[[TrainedModel], TrainedModel]] = {
-    "an algorithm that is not there": with_plan(algorithm=Choice(name="reptile")),
+    "an algorithm that is not there": with_plan(algorithm=Choice(name="mamba")),
     "a hyperparameter out of range": with_plan(algorithm=Choice(name="maml", inner_rate=-1.0)),
     "another model's weights": with_plan(model=Choice(name="linear")),
     "a temperature of zero": with_temperature(0.0),

@@ -108,6 +108,8 @@ def test_the_vmapped_meta_gradient_equals_the_looped_one(
         stack(episodes(kind, RAGGED, dtype=dtype, features=width(model))),
     )
     params = start(chosen, dtype=dtype)
+    if dtype == torch.float32 and chosen.model.convolutional:
+        tolerance = 2e-5  # a vmapped convolution adds up in another order
     if dtype == torch.float32 and not chosen.exact:
         tolerance = 1e-3  # conjugate gradients and difference quotients make rounding larger
     fast, obvious = task_gradients(chosen, params, batch), task_gradients_looped(chosen, params, batch)
