@@ -207,7 +207,7 @@ def main() -> None:
     torch.set_num_threads(1)
     study, results = run(chosen.study, chosen.data, chosen.out)
     values = json.loads(results.to_json())
-    write_csv(RESULTS / f"{study.name}.csv", values)
+    write_csv(RESULTS / f"{study.name}.csv", values, results.command)
     print("\n".join(ranked(study, values)))
 
 

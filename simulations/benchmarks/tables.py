@@ -30,13 +30,14 @@ def rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_csv(path: Path, results: dict[str, Any]) -> None:
+def write_csv(path: Path, results: dict[str, Any], command: str = "") -> None:
     """The scores, under a first line that says how they were made."""
+    made_by = command or f"clinimeta simulate --study {results['study']}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         seeds = " ".join(map(str, results["seeds"]))
-        file.write(f"# clinimeta simulate --study {results['study']}; seeds {seeds}; {versions}\n")
+        file.write(f"# {made_by}; seeds {seeds}; {versions}\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows(results))

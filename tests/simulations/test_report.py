@@ -659,3 +659,10 @@ def test_whatever_was_measured_the_page_is_sound(
     page = render_report(study_of(EVALUATION, PUBLISHED), results)
     assert_sound(page)
     page.encode()  # no lone surrogates
+
+
+def test_a_number_near_the_largest_float_leaves_a_gap() -> None:
+    """Matplotlib's margins overflow there; the rest of the curve is still drawn."""
+    words = Alternative("n", "t", "d")
+    curve = {1: 0.5, 2: 1.7976930009237398e308, 3: 0.7}
+    assert rounds_plot(words, [Curve("arm", 0, curve, ())]).startswith("<svg")
