@@ -1,8 +1,11 @@
 """Meta-learners, each in one file that reads as its paper, found by name.
 
-Optimization-based: `maml`. Metric-based: `protonet`. Baseline: `fine_tune` (FedAvg, FedAvg + fine-tuning,
-local only). `inner_loop` is gradient descent on a support set; `meta_gradient` turns any learner into
-per-task meta-gradients.
+Metric-based: `protonet`, `matching`, `relation`, `mahalanobis`. Model-based: `hypernetwork`,
+`neural_process`. Optimization-based: `maml`, `anil`, `meta_sgd`, `maml_plus_plus`, `reptile`, `imaml`,
+`learned_optimizer`. Baselines: `fine_tune` (FedAvg, FedAvg + fine-tuning, local only), `fedrep`, `per_fedavg`.
+
+What they share: `inner_loop` (gradient descent on a support set), `prototypes`, `deep_set`, `perceptron`.
+`meta_gradient` says what per-task meta-gradients are; `engine` computes them fast, with `tracing`.
 """
 
 from typing import Any
