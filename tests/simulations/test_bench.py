@@ -63,11 +63,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_adaptation_writes_a_table_a_picture_and_the_machine(tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["bench", "adaptation", "--quick", "--json", "--out", str(tmp_path / "b")])
+def test_adaptation_writes_a_table_a_picture_and_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["bench", "adaptation", "--quick", "--json", "--out", str(tmp_path / "b")]
+    monkeypatch.setattr("sys.argv", ["clinimeta", *typed])
+    said = CliRunner().invoke(app, typed)
     assert said.exit_code == 0, said.output
     comment, found = read(tmp_path / "b" / "adaptation.csv")
-    assert comment.startswith("# clinimeta ")
+    assert comment.startswith("# clinimeta bench adaptation ")
     assert "torch" in comment
     assert list(found[0])[: len(COLUMNS)] == COLUMNS
     named = {row["candidate"] for row in found}
