@@ -37,7 +37,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "hypernetwork": {"embedding": 5, "hidden": 6, "tune_steps": 1},
     "neural_process": {"embedding": 8, "hidden": 16},
     "maml": {"inner_steps": 2},
-    "maml++": {"inner_steps": 2},
+    "maml++": {"inner_steps": 2, "initial_rate": 0.02},
     "anil": {"inner_steps": 3},
     "meta_sgd": {"inner_steps": 2},
     "learned_optimizer": {"inner_steps": 2, "hidden": 4},
