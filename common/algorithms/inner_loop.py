@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.func import grad
 
@@ -41,5 +42,11 @@ def gradient_descent(
             gradient = map_params(lambda g: g.detach(), gradient)
         if pull:
             gradient = {name: gradient[name] + pull * (fast[name] - params[name]) for name in fast}
-        fast = {name: fast[name] - rates[name] * gradient[name] for name in fast}
+        fast = {name: _step(fast[name], rates[name], gradient[name]) for name in fast}
     return {**params, **fast}
+
+
+def _step(weight: Tensor, rate: float | Tensor, gradient: Tensor) -> Tensor:
+    if isinstance(rate, Tensor):
+        return weight - rate * gradient
+    return torch.add(weight, gradient, alpha=-rate)  # one operation, and one fewer to differentiate

@@ -12,6 +12,7 @@ from torch import Tensor
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLoss, query_loss
 from clinimeta.common.algorithms.inner_loop import gradient_descent
+from clinimeta.common.algorithms.step_sizes import check_bound, raw_step_size, step_size
 from clinimeta.common.models.base import Model
 from clinimeta.common.params import map_params, part, prefixed
 from clinimeta.common.tasks.episode import Episode, Examples
@@ -27,16 +28,23 @@ class MAMLPlusPlus:
     From section 4 of the paper: the step sizes per layer per step (LSLR; a layer is one tensor here), and
     with `multi_step` the multi-step loss (MSL, eq. 4): judged after every inner step, not only after the
     last. The paper moves MSL's weights towards the last step as training goes on; a learner here does
-    not know how long it has been trained, so they stay equal.
-    Meta-parameters: `weights.NAME`, and `rates.NAME` of shape `[inner_steps]`.
+    not know how long it has been trained, so they stay equal. Step sizes stay between 0 and `max_rate`;
+    the paper leaves them free, and then some trainings on numbers diverge (docs/results.md).
+    Meta-parameters: `weights.NAME`, and `rates.NAME` of shape `[inner_steps]`, from which a layer's step
+    sizes are step_size(rates, max_rate).
     """
 
     model: Model
     objective: Objective
     inner_steps: Annotated[int, Ge(1)] = 5
     initial_rate: Annotated[float, Gt(0)] = 0.1
+    max_rate: Annotated[float, Gt(0)] = 0.5
     multi_step: bool = False
     first_order: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise StudyError where the step sizes would have to start beyond their bound."""
+        check_bound("maml++", self.initial_rate, self.max_rate)
 
     @property
     def exact(self) -> bool:
@@ -44,10 +52,15 @@ class MAMLPlusPlus:
         return not self.first_order
 
     def init(self, rng: torch.Generator) -> Params:
-        """The initial weights, and `initial_rate` for every layer and step."""
+        """The initial weights, and what makes every layer's and step's size `initial_rate`."""
         weights = self.model.init(rng)
-        rates = map_params(lambda w: w.new_full((self.inner_steps,), self.initial_rate), weights)
+        raw = raw_step_size(self.initial_rate, self.max_rate)
+        rates = map_params(lambda w: w.new_full((self.inner_steps,), raw), weights)
         return {**prefixed(weights, "weights"), **prefixed(rates, "rates")}
+
+    def rates(self, params: Params) -> Params:
+        """The step sizes `[inner_steps]` of every layer: from 0 to `max_rate` whatever the outer loop did."""
+        return map_params(lambda raw: step_size(raw, self.max_rate), part(params, "rates"))
 
     def adapt(self, params: Params, support: Examples) -> Params:
         """The fast weights after the last inner step."""
@@ -56,7 +69,7 @@ class MAMLPlusPlus:
 
     def path(self, params: Params, support: Examples) -> Iterator[Params]:
         """The fast weights after every inner step (eq. 2 with the step's own rates)."""
-        fast, rates = part(params, "weights"), part(params, "rates")
+        fast, rates = part(params, "weights"), self.rates(params)
         for step in range(self.inner_steps):
             fast = gradient_descent(
                 self.model,

@@ -1,6 +1,5 @@
 """Meta-SGD (Li, Zhou, Chen, Li; 2017): learn how far to step in every coordinate, too."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,16 +11,12 @@ from torch import Tensor
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.algorithms.base import MetaLoss, query_loss
 from clinimeta.common.algorithms.inner_loop import gradient_descent
-from clinimeta.common.errors import StudyError
+from clinimeta.common.algorithms.step_sizes import check_bound, raw_step_size, step_size
 from clinimeta.common.models.base import Model
 from clinimeta.common.params import map_params, part, prefixed
 from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.tasks.objective import Objective
 from clinimeta.common.typing import Inputs, Params
-
-SPEED = 10.0
-"""How much faster than a weight a rate's logit moves: with 1, Adam at 1e-3 needs thousands of steps."""
-
 
 @ALGORITHMS.register("meta_sgd")
 @dataclass(frozen=True, slots=True)
@@ -30,10 +25,9 @@ class MetaSGD:
 
     Algorithm 1 of the paper: theta' = theta - alpha * grad L(theta), theta and alpha both learned. It
     differs in three things: several inner steps share the alpha; all coordinates start at
-    `initial_rate`; and alpha stays between 0 and `max_rate`, because over several steps free step sizes
-    diverge, and so do bounded ones of either sign (a step up the loss grows exponentially).
+    `initial_rate`; and alpha stays between 0 and `max_rate` (see `step_sizes`).
     Meta-parameters: `weights.NAME`, and `rates.NAME` of the same shape, from which
-    alpha = max_rate * sigmoid(SPEED * rates).
+    alpha = step_size(rates, max_rate).
     """
 
     model: Model
@@ -45,14 +39,7 @@ class MetaSGD:
 
     def __post_init__(self) -> None:
         """Raise StudyError where the step sizes would have to start beyond their bound."""
-        if self.initial_rate >= self.max_rate:
-            raise StudyError(
-                "the step sizes would start beyond their bound",
-                where="algorithm 'meta_sgd'",
-                found=f"initial_rate = {self.initial_rate}, max_rate = {self.max_rate}",
-                expected="`initial_rate` below `max_rate`",
-                remedy="change one of them",
-            )
+        check_bound("meta_sgd", self.initial_rate, self.max_rate)
 
     @property
     def exact(self) -> bool:
@@ -62,13 +49,13 @@ class MetaSGD:
     def init(self, rng: torch.Generator) -> Params:
         """The initial weights, and what makes every step size `initial_rate`."""
         weights = self.model.init(rng)
-        raw = -math.log(self.max_rate / self.initial_rate - 1) / SPEED
+        raw = raw_step_size(self.initial_rate, self.max_rate)
         rates = map_params(lambda w: torch.full_like(w, raw), weights)
         return {**prefixed(weights, "weights"), **prefixed(rates, "rates")}
 
     def rates(self, params: Params) -> Params:
         """The step sizes alpha, shaped as the weights: from 0 to `max_rate` whatever the outer loop did."""
-        return map_params(lambda raw: self.max_rate * torch.sigmoid(SPEED * raw), part(params, "rates"))
+        return map_params(lambda raw: step_size(raw, self.max_rate), part(params, "rates"))
 
     def adapt(self, params: Params, support: Examples) -> Params:
         """The fast weights: `inner_steps` with the learned step sizes from the initial weights."""

@@ -41,6 +41,7 @@ ENGINE, BEFORE = "clinimeta", "clinimeta, before tracing"
 VMAP, VMAP_TRACED = "clinimeta, vmapped", "clinimeta, vmapped and traced"
 SPECIFICATION = "clinimeta, task by task"
 TWO_THREADS = ", 2 torch threads"
+ONE_THREAD = "clinimeta, 1 thread"
 NEVER = 10**9
 
 
@@ -165,6 +166,8 @@ def ours(setting: Setting, params: Params, batch: Episode) -> dict[str, Callable
                 gradients: Params = compiled()(params, batch)[0]
                 return map_params(lambda g: g.sum(dim=0), gradients)
 
+        alone = Engine(learner, trace_after=0, threads=1)
+        routes[ONE_THREAD] = lambda: alone.task_gradients(params, batch).sum()
         routes[BEFORE] = lambda: untraced.task_gradients(params, batch).sum()
         if setting.turns > 1:  # many seconds for what is never chosen
             routes[VMAP_TRACED] = vmapped_and_traced

@@ -48,7 +48,7 @@ LEARNERS: Mapping[str, Mapping[str, Any]] = {
     "maml, first order": {"inner_steps": 5, "inner_rate": 0.01, "first_order": True},
     "anil": {"inner_steps": 5, "inner_rate": 0.01},
     "meta_sgd": {"inner_steps": 5, "initial_rate": 0.01, "max_rate": 0.1},
-    "maml++": {"inner_steps": 5, "initial_rate": 0.01},
+    "maml++": {"inner_steps": 5, "initial_rate": 0.01, "max_rate": 0.1},
     "reptile": {"inner_steps": 5, "inner_rate": 0.01},
     "imaml": {"inner_rate": 0.01},
     "learned_optimizer": {},

@@ -15,8 +15,9 @@ from clinimeta.common.algorithms.inner_loop import gradient_descent
 from clinimeta.common.algorithms.learned_optimizer import LearnedOptimizer
 from clinimeta.common.algorithms.maml_plus_plus import MAMLPlusPlus
 from clinimeta.common.algorithms.meta_gradient import adapt_and_predict, task_gradients
-from clinimeta.common.algorithms.meta_sgd import SPEED, MetaSGD
+from clinimeta.common.algorithms.meta_sgd import MetaSGD
 from clinimeta.common.algorithms.reptile import Reptile
+from clinimeta.common.algorithms.step_sizes import SPEED
 from clinimeta.common.applications.regression import Regression
 from clinimeta.common.errors import StudyError
 from clinimeta.common.models.linear import Linear
@@ -167,30 +168,33 @@ def test_learned_step_sizes_that_are_all_equal_are_maml(kind: str, algorithm: st
     assert_close(found, meta_gradient(maml, part(double, "weights"), episode))
 
 
-def rate_like(chosen: MetaLearner[Any], rate: float) -> float:
+def rate_like(chosen: MetaSGD | MAMLPlusPlus, rate: float) -> float:
     """What the meta-parameter is where the step size is `rate`, to float64."""
-    if not isinstance(chosen, MetaSGD):
-        return rate
     return float(torch.logit(torch.tensor(rate / chosen.max_rate, dtype=torch.float64))) / SPEED
 
 
 @pytest.mark.parametrize("raw", [-1e30, -50.0, -1.0, 0.0, 0.3, 1e3, 1e30])
-def test_meta_sgd_rates_stay_within_their_bound_whatever_the_outer_loop_did(raw: float) -> None:
-    chosen = MetaSGD(LINEAR, SQUARES, max_rate=0.7)
+@pytest.mark.parametrize("kind", [MetaSGD, MAMLPlusPlus])
+def test_step_sizes_stay_within_their_bound_whatever_the_outer_loop_did(
+    kind: type[MetaSGD | MAMLPlusPlus], raw: float
+) -> None:
+    chosen = kind(LINEAR, SQUARES, max_rate=0.7)
     params = map_params(lambda p: torch.full_like(p, raw), start(chosen))
     for rate in chosen.rates(params).values():
         assert 0 <= float(rate.min()) <= float(rate.max()) <= 0.7
 
 
-def test_meta_sgd_starts_at_the_initial_rate() -> None:
-    chosen = MetaSGD(LINEAR, SQUARES, initial_rate=0.05, max_rate=0.3)
+@pytest.mark.parametrize("kind", [MetaSGD, MAMLPlusPlus])
+def test_step_sizes_start_at_the_initial_rate(kind: type[MetaSGD | MAMLPlusPlus]) -> None:
+    chosen = kind(LINEAR, SQUARES, initial_rate=0.05, max_rate=0.3)
     for rate in chosen.rates(chosen.init(generator("x"))).values():
         assert torch.allclose(rate, torch.full_like(rate, 0.05), rtol=1e-6)
 
 
-def test_meta_sgd_refuses_to_start_beyond_its_bound() -> None:
+@pytest.mark.parametrize("kind", [MetaSGD, MAMLPlusPlus])
+def test_step_sizes_cannot_start_beyond_their_bound(kind: type[MetaSGD | MAMLPlusPlus]) -> None:
     with pytest.raises(StudyError, match="beyond their bound"):
-        MetaSGD(LINEAR, SQUARES, initial_rate=0.5, max_rate=0.5)
+        kind(LINEAR, SQUARES, initial_rate=0.5, max_rate=0.5)
 
 
 def test_meta_sgd_steps_by_each_coordinates_own_rate() -> None:
@@ -218,7 +222,7 @@ def test_a_maml_plus_plus_step_of_rate_0_is_no_step() -> None:
     chosen = MAMLPlusPlus(LINEAR, SQUARES, inner_steps=2)
     params = dict(start(chosen))
     for name in ("rates.weight", "rates.bias"):
-        params[name] = torch.tensor([0.0, 0.1], dtype=torch.float64)
+        params[name] = torch.tensor([-1e30, rate_like(chosen, 0.1)], dtype=torch.float64)
     support = rows("regression", 6, "s")
     expected = gradient_descent(LINEAR, SQUARES, part(params, "weights"), support, steps=1, rate=0.1)
     assert_close(chosen.adapt(params, support), expected)
@@ -231,7 +235,7 @@ def test_the_multi_step_loss_is_the_mean_over_the_steps(kind: str) -> None:
     params = start(chosen)
     each = [learner("maml", "mlp", kind, inner_steps=k) for k in (1, 2, 3)]
     weights = part(params, "weights")
-    params = {**params, **{f"rates.{n}": torch.full((3,), 0.1, dtype=torch.float64) for n in weights}}
+    params = {**params, **{f"rates.{n}": torch.full((3,), rate_like(chosen, 0.1), dtype=torch.float64) for n in weights}}
     expected = [maml.meta_loss(weights, episode) for maml in each]
     found = chosen.meta_loss(params, episode)
     assert torch.allclose(found.loss, torch.stack([e.loss for e in expected]).mean(), rtol=1e-12)

