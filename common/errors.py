@@ -7,7 +7,9 @@ ClinimetaError
 │   ├── MissingDataError    a data set that is neither here nor downloadable
 │   └── RunDirError         a run directory that is missing, foreign or half written
 ├── QuorumError             the hospitals: too few of them answered, names them
+├── AttemptError            the hospitals: too few of them left to open a sum; a new attempt may do
 ├── RecordError             the peer: bytes that are not a record of ours
+├── BoundError              us: a vector that does not fit the bound that was agreed
 └── NumericalError          us: training left the finite numbers
 
 A hospital that says no gives an answer (`records.Refusal`); it does not raise.
@@ -86,8 +88,34 @@ class QuorumError(ClinimetaError):
         )
 
 
+class AttemptError(ClinimetaError):
+    """Too few hospitals are left in secure aggregation; `dropped` says who went in which phase, and why.
+
+    Before `unmask` the same round may be tried again, as a new attempt with new keys. In `unmask` it may
+    not: those who have answered will not open this round a second time, so take a new round.
+    """
+
+    def __init__(self, phase: str, present: int, needed: int, dropped: Mapping[str, tuple[str, str]]) -> None:
+        self.phase, self.present, self.needed, self.dropped = phase, present, needed, dict(dropped)
+        who = "; ".join(f"{site}: {when}, {why}" for site, (when, why) in sorted(dropped.items()))
+        then = "a new round" if phase == "unmask" else "a new attempt"
+        super().__init__(
+            f"secure aggregation stopped in phase {phase}: {present} hospitals left, {needed} needed "
+            f"({who or 'nobody else is there'}); begin {then}"
+        )
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether a new attempt of the same round can succeed."""
+        return self.phase != "unmask"
+
+
 class RecordError(ClinimetaError):
     """Bytes that a peer sent are not the record that they claim to be."""
+
+
+class BoundError(ClinimetaError):
+    """A vector is not finite, over the bound that was agreed, or of another shape; names no value."""
 
 
 class NumericalError(ClinimetaError):
