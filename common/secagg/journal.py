@@ -1,11 +1,12 @@
 """What a site must not forget, whatever happens to its process: what it answered, and its round's secrets."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clinimeta.common.secagg.terms import RoundKey
 
 
+@runtime_checkable
 class Journal(Protocol):
     """The site's memory. `record` and `keep` return only when the disk has it.
 

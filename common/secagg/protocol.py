@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from clinimeta.common.errors import AttemptError
 from clinimeta.common.secagg import coordinator
@@ -164,6 +164,7 @@ def _answers(phase: str, replies: Replies) -> Answers:
     return found
 
 
+@runtime_checkable
 class Party(Protocol):
     """A site, as far as those who play the protocol need to know it: `Site`."""
 
