@@ -7,7 +7,7 @@ phases lies in its journal, so a process that dies and comes back goes on, or re
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from clinimeta.common.errors import BoundError, RecordError
@@ -56,7 +56,7 @@ class Site:
     policy: Policy
     journal: Journal
     today: Callable[[], date]
-    rounding_seed: bytes
+    rounding_seed: bytes = field(repr=False)
     random_bytes: RandomBytes = secrets.token_bytes
 
     @property
