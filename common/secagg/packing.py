@@ -5,8 +5,8 @@ Everything that is hashed, signed, sent or kept goes through here, so equal valu
 
 import dataclasses
 import struct
-from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from clinimeta.common.errors import RecordError
 
@@ -19,7 +19,7 @@ def pack(*parts: bytes) -> bytes:
     >>> pack(b"ab", b"c") == pack(b"a", b"bc")
     False
     """
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"".join([piece for part in parts for piece in (len(part).to_bytes(4, "big"), part)])
 
 
 def unpack(data: bytes) -> list[bytes]:
@@ -44,7 +44,7 @@ def encode(value: Any) -> bytes:
     Fields may be int (unsigned, eight bytes), float (IEEE 754, eight bytes), str (UTF-8), bytes, tuples of
     these, mappings of str to bytes (in order of their keys), and other such dataclasses.
     """
-    return pack(*(_encode(getattr(value, name), hint) for name, hint in _fields(type(value))))
+    return pack(*[form.encode(getattr(value, name)) for name, form in _fields(type(value))])
 
 
 def decode(kind: type[T], data: bytes) -> T:
@@ -56,57 +56,66 @@ def decode(kind: type[T], data: bytes) -> T:
     fields, parts = _fields(kind), unpack(data)
     if len(parts) != len(fields):
         raise RecordError(f"{kind.__name__}: {len(parts)} fields, expected {len(fields)}")
-    values = {name: _decode(part, hint) for (name, hint), part in zip(fields, parts, strict=True)}
-    value = kind(**values)
-    if encode(value) != data:
-        raise RecordError(f"{kind.__name__}: not in canonical form")
-    return value
+    return kind(**{name: form.decode(part) for (name, form), part in zip(fields, parts, strict=True)})
 
 
-_KNOWN: dict[type, tuple[tuple[str, Any], ...]] = {}
+class _Form(NamedTuple):
+    """How values of one type become bytes, and back."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
 
 
-def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+_KNOWN: dict[type, list[tuple[str, _Form]]] = {}
+
+
+def _fields(kind: type) -> list[tuple[str, _Form]]:
     if kind not in _KNOWN:
         hints = get_type_hints(kind)
-        _KNOWN[kind] = tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+        _KNOWN[kind] = [(field.name, _form(hints[field.name])) for field in dataclasses.fields(kind)]
     return _KNOWN[kind]
 
 
-def _encode(value: Any, hint: Any) -> bytes:
-    if hint is bytes:
-        return bytes(value)
-    if hint is str:
-        return str(value).encode()
-    if hint is int:
-        return int(value).to_bytes(8, "big")
-    if hint is float:
-        return struct.pack(">d", value)
+def _form(hint: Any) -> _Form:
+    if hint in _PLAIN:
+        return _PLAIN[hint]
     if get_origin(hint) is tuple:
-        return pack(*(_encode(item, get_args(hint)[0]) for item in value))
-    if hint == Mapping[str, bytes]:
-        return pack(*(part for name in sorted(value) for part in (name.encode(), value[name])))
-    return encode(value)
+        item = _form(get_args(hint)[0])
+        return _Form(
+            lambda values: pack(*map(item.encode, values)), lambda data: tuple(map(item.decode, unpack(data)))
+        )
+    return _Form(encode, lambda data: decode(hint, data))
 
 
-def _decode(data: bytes, hint: Any) -> Any:
-    if hint is bytes:
-        return data
-    if hint is str:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            raise RecordError("text that is not UTF-8") from None
-    if hint in (int, float):
-        if len(data) != 8:
-            raise RecordError("a number that is not eight bytes long")
-        return int.from_bytes(data, "big") if hint is int else struct.unpack(">d", data)[0]
-    if get_origin(hint) is tuple:
-        return tuple(_decode(part, get_args(hint)[0]) for part in unpack(data))
-    if hint == Mapping[str, bytes]:
-        parts = unpack(data)
-        if len(parts) % 2:
-            raise RecordError("a mapping with a name and no value")
-        names = [_decode(name, str) for name in parts[::2]]
-        return dict(zip(names, parts[1::2], strict=True))
-    return decode(hint, data)
+def _decode_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise RecordError("text that is not UTF-8") from None
+
+
+def _decode_number(data: bytes, layout: str) -> Any:
+    if len(data) != 8:
+        raise RecordError("a number that is not eight bytes long")
+    return struct.unpack(layout, data)[0]
+
+
+def _encode_mapping(values: Mapping[str, bytes]) -> bytes:
+    return pack(*[part for name in sorted(values) for part in (name.encode(), values[name])])
+
+
+def _decode_mapping(data: bytes) -> dict[str, bytes]:
+    parts = unpack(data)
+    names = [_decode_text(name) for name in parts[::2]]
+    if len(parts) % 2 or names != sorted(set(names)):
+        raise RecordError("a mapping without a value, or with names that are not in order")
+    return dict(zip(names, parts[1::2], strict=True))
+
+
+_PLAIN: Mapping[Any, _Form] = {
+    bytes: _Form(bytes, bytes),
+    str: _Form(str.encode, _decode_text),
+    int: _Form(struct.Struct(">Q").pack, lambda data: _decode_number(data, ">Q")),
+    float: _Form(struct.Struct(">d").pack, lambda data: _decode_number(data, ">d")),
+    Mapping[str, bytes]: _Form(_encode_mapping, _decode_mapping),
+}
