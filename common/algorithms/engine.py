@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.meta_gradient import TaskGradients, with_outputs
 from clinimeta.common.algorithms.tracing import traced
+from clinimeta.common.models.base import channels_last
 from clinimeta.common.params import map_params
 from clinimeta.common.tasks.batch import pad_batch, unstack, without_marks
 from clinimeta.common.tasks.episode import Episode
@@ -133,9 +134,10 @@ class Engine:
         """Task by task; torch lets go of Python's lock while it convolves, so threads do help."""
         tasks = unstack(batch)
         grad_enabled = torch.is_grad_enabled()
+        shared = None if own else map_params(channels_last, params)
 
         def run(i: int) -> Any:
-            theirs = map_params(lambda p: p[i], params) if own else params
+            theirs = shared or map_params(lambda p: channels_last(p[i]), params)
             with torch.set_grad_enabled(grad_enabled):  # a new thread does not inherit it
                 return self._call(kind, function, theirs, tasks[i])
 

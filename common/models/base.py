@@ -46,3 +46,20 @@ def init_linear(inputs: int, outputs: int, rng: torch.Generator) -> tuple[Tensor
         return bound * (2 * torch.rand(*shape, generator=rng) - 1)
 
     return draw(inputs, outputs), draw(outputs)
+
+
+def channels_last(weight: Tensor) -> Tensor:
+    """The same filters `[out, in, height, width]`, channels last in memory; other weights as they are.
+
+    What a convolution makes is laid out as its filters are, and so is all after it: torch's pooling and
+    normalisation are several times faster so. Not for `vmap`, which fails there.
+    """
+    if weight.dim() != 4:
+        return weight
+    # Not `memory_format=torch.channels_last`, which leaves filters of one channel as they are.
+    return weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+
+
+def is_channels_last(filters: Float[Tensor, "out in height width"]) -> bool:
+    """Whether they lie in memory as `channels_last` puts them (never under `vmap`)."""
+    return filters.stride(1) == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clinimeta.common.errors import StudyError
 from clinimeta.common.models import MODELS
-from clinimeta.common.models.base import init_linear
+from clinimeta.common.models.base import channels_last, init_linear, is_channels_last
 from clinimeta.common.typing import Inputs, Params
 
 BLOCKS = 4
@@ -80,10 +80,12 @@ class Conv4:
 
     def apply(self, params: Params, inputs: Inputs) -> Float[Tensor, "rows outputs"]:
         """The linear layer on the last block's feature maps."""
-        table = inputs["table"]
+        table, filters = inputs["table"], [params[f"block{block}.weight"] for block in range(BLOCKS)]
+        if is_channels_last(filters[1]):  # the first's layout says nothing where there is one channel
+            filters[0] = channels_last(filters[0])
         x = table.reshape(table.shape[0], self.channels, self.side, self.side)
         for block in range(BLOCKS):
-            x = F.conv2d(x, params[f"block{block}.weight"], padding=1)
+            x = F.conv2d(x, filters[block], padding=1)
             scale, shift = params[f"block{block}.scale"], params[f"block{block}.shift"]
             x = self._normalise(x, scale, shift, inputs.get("real"))
             x = torch.relu(F.max_pool2d(x, 2))  # pooling first gives the same, on a quarter of the numbers

@@ -121,7 +121,9 @@ def _table(rows: Rows, columns: Mapping[str, str]) -> Table:
     (group, _), *others = columns.items()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     for key, heading in others:
-        table.add_column(Text(heading), justify="left" if isinstance(rows[0][key], str) else "right")
+        table.add_column(
+            Text(heading), overflow="fold", justify="left" if isinstance(rows[0][key], str) else "right"
+        )
     for title in dict.fromkeys(row[group] for row in rows):
         table.add_section()
         table.add_row(Text(title, style="bold"))

@@ -3,7 +3,8 @@
     python -m clinimeta.simulations.benchmarks.learners eicu --data DATA --out runs/learners-eicu
 
 takes a built-in study, replaces its arms by those of `ARMS`, and runs it (an interrupted run goes on where
-it stopped). It writes `simulations/benchmarks/results/learners-STUDY.csv` and prints the ranked tables of
+it stopped). `--arms` measures some of them again and keeps the others' rows. It writes
+`simulations/benchmarks/results/learners-STUDY.csv` and prints the ranked tables of
 docs/results.md.
 
 What the arms share is the study's: table and model; of its MAML arm the episodes, rounds, cohort, outer
@@ -13,7 +14,7 @@ the learners' defaults, fixed beforehand; no score chose any.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,13 @@ BODY = Choice.model_validate({"name": "mlp", "hidden": [16]})
 """The model where the study's own is a head and nothing else."""
 
 
-def with_all_learners(study: Study) -> Study:
-    """The study with the arms of `ARMS` instead of its own; what it asks and publishes stays."""
-    arms = [_arm(study, name, entry).model_dump(mode="json") for name, entry in ARMS.items()]
+def with_learners(study: Study, chosen: Sequence[str] = tuple(ARMS)) -> Study:
+    """The study with these arms of `ARMS` instead of its own; what it asks and publishes stays."""
+    arms = [_arm(study, name, ARMS[name]).model_dump(mode="json") for name in chosen]
     values = study.model_dump(mode="json") | {"name": f"learners-{study.name}", "arms": arms}
+    if values["primary"] not in chosen:
+        values["primary"] = chosen[0]
+    values["questions"] = [q for q in values["questions"] if {q["arm"], q["against"]} <= set(chosen)]
     return read_study(tomli_w.dumps(values), f"every learner on '{study.name}'")
 
 
@@ -185,9 +189,9 @@ class _Printed:
         print(f"judging: {title}", flush=True)
 
 
-def run(name: str, data: Path | None, out: Path) -> tuple[Study, Results]:
-    """Run (or go on with) every learner on the study of that name."""
-    study = with_all_learners(studies.find(name))
+def run(name: str, data: Path | None, out: Path, chosen: Sequence[str]) -> tuple[Study, Results]:
+    """Run (or go on with) these learners on the study of that name."""
+    study = with_learners(studies.find(name), chosen)
     folder = RunDir.open(out) if (out / "study.toml").exists() else RunDir.create(out, study.to_toml())
     loaded = federation.load(study, data)
     command = f"python -m clinimeta.simulations.benchmarks.learners {name}"
@@ -203,11 +207,12 @@ def main() -> None:
     parser.add_argument("study", choices=studies.names())
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    study, results = run(chosen.study, chosen.data, chosen.out)
+    study, results = run(chosen.study, chosen.data, chosen.out, chosen.arms)
     values = json.loads(results.to_json())
-    write_csv(RESULTS / f"{study.name}.csv", values, results.command)
+    write_csv(RESULTS / f"{study.name}.csv", values, results.command, keep=set(chosen.arms) != set(ARMS))
     print("\n".join(ranked(study, values)))
 
 

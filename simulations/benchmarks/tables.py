@@ -30,8 +30,11 @@ def rows(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_csv(path: Path, results: dict[str, Any], command: str = "") -> None:
-    """The scores, under a first line that says how they were made."""
+def write_csv(path: Path, results: dict[str, Any], command: str = "", *, keep: bool = False) -> None:
+    """The scores, under a first line that says how they were made; `keep` what it has of other arms."""
+    found = list(rows(results))
+    if keep:
+        found = _among_others(path, found)
     made_by = command or f"clinimeta simulate --study {results['study']}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -40,7 +43,16 @@ def write_csv(path: Path, results: dict[str, Any], command: str = "") -> None:
         file.write(f"# {made_by}; seeds {seeds}; {versions}\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows(results))
+        writer.writerows(found)
+
+
+def _among_others(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The file's rows, those that were found again replaced."""
+    key = ("evaluation", "arm", "shots", "score", "site")
+    again = {tuple(str(row[k]) for k in key): row for row in found}
+    with path.open(newline="", encoding="utf-8") as file:
+        next(file)
+        return [again.get(tuple(row[k] for k in key), row) for row in csv.DictReader(file)]
 
 
 def markdown(study: Study, results: dict[str, Any]) -> Iterator[str]:

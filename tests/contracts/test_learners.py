@@ -98,6 +98,13 @@ def slope(
     return (total_loss(chosen, up, tasks) - total_loss(chosen, down, tasks)) / (2 * step)
 
 
+def float32_tolerance(chosen: MetaLearner[Any], algorithm: str) -> float:
+    """How far a vmapped meta-gradient may be from the looped one; in float64 it is 1e-12 for all."""
+    if chosen.model.convolutional:  # adds up in another order, which difference quotients make larger
+        return 2e-5 if chosen.exact else 1e-3
+    return 1e-5 if algorithm == "imaml" else 1e-6  # conjugate gradients make rounding larger
+
+
 @EVERY
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_the_vmapped_meta_gradient_equals_the_looped_one(
@@ -108,9 +115,8 @@ def test_the_vmapped_meta_gradient_equals_the_looped_one(
         stack(episodes(kind, RAGGED, dtype=dtype, features=width(model))),
     )
     params = start(chosen, dtype=dtype)
-    if dtype == torch.float32 and chosen.model.convolutional:
-        # A vmapped convolution adds up in another order, which difference quotients make larger.
-        tolerance = 2e-5 if chosen.exact else 1e-3
+    if dtype == torch.float32:
+        tolerance = float32_tolerance(chosen, algorithm)
     fast, obvious = task_gradients(chosen, params, batch), task_gradients_looped(chosen, params, batch)
     scale = max(1.0, norm(obvious.gradients))
     assert difference(fast.gradients, obvious.gradients) <= tolerance * scale
@@ -135,7 +141,8 @@ def test_the_traced_meta_gradient_equals_the_untraced_one_to_the_bit(
         assert torch.equal(found.outputs, expected.outputs)
     assert "1 of 1 shapes traced" in compiled.describe()
     obvious = task_gradients_looped(chosen, params, batch)
-    assert difference(found.gradients, obvious.gradients) <= 1e-6 * max(1.0, norm(obvious.gradients))
+    tolerance = float32_tolerance(chosen, algorithm)
+    assert difference(found.gradients, obvious.gradients) <= tolerance * max(1.0, norm(obvious.gradients))
 
 
 @EVERY
