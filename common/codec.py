@@ -21,7 +21,7 @@ from clinimeta.common.records import VERSION, Order, Reply
 from clinimeta.common.typing import Params
 
 Scalar: TypeAlias = str | int | float | bytes
-Field: TypeAlias = Scalar | list[int] | list[float] | list[str]
+Field: TypeAlias = Scalar | list[int] | list[float] | list[str] | list[bytes]
 
 KINDS: dict[str, type[Order | Reply]] = {
     kind.__name__: kind
@@ -168,6 +168,7 @@ _FIELDS: dict[Any, Callable[[Any, str], Any]] = {
     bytes: _scalar(bytes),
     tuple[int, ...]: _list_of(int),
     tuple[float, ...]: _list_of(float),
+    tuple[bytes, ...]: _list_of(bytes),
 }
 
 

@@ -14,14 +14,18 @@ from clinimeta.common.errors import RecordError
 from clinimeta.common.records import (
     CalibrationOrder,
     IntroductionOrder,
+    MaskingOrder,
     MetaGradientOrder,
     Order,
+    QuantisedOrder,
     Reply,
 )
 
 MESSAGE_TYPES: dict[type[Order], str] = {
     IntroductionOrder: "query.introduction",
     MetaGradientOrder: "train.meta_gradient",
+    QuantisedOrder: "train.quantised",
+    MaskingOrder: "train.masking",
     CalibrationOrder: "evaluate.calibration",
 }
 """Kind of order -> Flower message type."""

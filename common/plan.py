@@ -13,6 +13,7 @@ from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.applications import APPLICATIONS
 from clinimeta.common.errors import StudyError
 from clinimeta.common.models import MODELS
+from clinimeta.common.protection import Protection
 from clinimeta.common.settings import Settings, parse
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
@@ -45,6 +46,7 @@ class Plan(Settings):
     local_rate: Annotated[float, Gt(0)]
     proximal: Annotated[float, Ge(0)]
     weighting: Literal["tasks", "rows"]
+    protection: Protection
     seed: Annotated[int, Ge(0)]
 
     def canonical(self) -> bytes:

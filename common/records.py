@@ -63,6 +63,54 @@ class MetaGradient:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantisedOrder:
+    """As `MetaGradientOrder`, to be answered in whole numbers; up to `sites` are asked."""
+
+    nonce: str
+    run: str
+    round: int
+    plan: bytes
+    sites: int
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """The site's meta-gradient, weight and metrics as 32-bit words (`contributions`, `secagg.ring`)."""
+
+    nonce: str
+    run: str
+    round: int
+    site: str
+    words: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MaskingOrder:
+    """One or two requests of secure aggregation (`secagg.messages`), as bytes.
+
+    `plan` and `params` come with the request for the masked vector; else they are empty.
+    """
+
+    nonce: str
+    run: str
+    round: int
+    plan: bytes
+    requests: tuple[bytes, ...]
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """The site's answers to the requests, in their order."""
+
+    nonce: str
+    run: str
+    site: str
+    answers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationOrder:
     """Measure the log loss of your adapted tasks at each temperature; nothing is learned."""
 
@@ -100,12 +148,14 @@ REFUSALS = {
     "table_mismatch": "the site's table does not have the plan's columns",
     "too_few_rows": "the site has too few rows for a single task",
     "not_finite": "the site's own result was not finite",
+    "not_protected": "the order asks for an answer with less protection than its plan promises",
+    "no_identity": "the site has no key and roster, which secure aggregation needs",
     "internal": "the site failed; its own log says why",
 }
 """Why a site says no: code -> what it means."""
 
-Order: TypeAlias = IntroductionOrder | MetaGradientOrder | CalibrationOrder
-Reply: TypeAlias = Introduction | MetaGradient | Calibration | Refusal
+Order: TypeAlias = IntroductionOrder | MetaGradientOrder | QuantisedOrder | MaskingOrder | CalibrationOrder
+Reply: TypeAlias = Introduction | MetaGradient | Quantised | Masking | Calibration | Refusal
 
 
 def count_range(count: int) -> tuple[int, int]:

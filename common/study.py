@@ -1,8 +1,8 @@
 """A study: everything that a run depends on, in one TOML file, and the plan that a site gets of it.
 
 A study has arms (ways to learn, compared on the same patients) and evaluations (where and with how
-many labelled patients they are judged). Each arm inherits the study's `[model]`, `[episodes]` and
-`[training]` and overrides what it names.
+many labelled patients they are judged). Each arm inherits the study's `[model]`, `[episodes]`, `[training]`
+and `[protection]` and overrides what it names.
 """
 
 import json
@@ -20,6 +20,7 @@ from clinimeta.common.optim import OuterSettings
 from clinimeta.common.params import shapes
 from clinimeta.common.plan import Choice as Choice
 from clinimeta.common.plan import Plan as Plan
+from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
 from clinimeta.common.settings import Settings, parse
 from clinimeta.common.tasks.sampler import Episodes
@@ -62,6 +63,7 @@ class Arm(Settings):
     model: Choice
     episodes: Episodes
     training: Training
+    protection: Protection = Protection()
     trained_by: str = ""
 
     @property
@@ -226,6 +228,7 @@ class Study(Settings):
             local_rate=arm.training.local_rate,
             proximal=arm.training.proximal,
             weighting=arm.training.weighting,
+            protection=arm.protection,
             seed=seed,
         )
 
@@ -234,11 +237,15 @@ class Study(Settings):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
+_SHARED = ("model", "episodes", "training", "protection")
+
+
 class _Shared(Settings):
     """The groups that every arm inherits, as far as they can be checked alone."""
 
     episodes: Episodes = Episodes()
     training: Training = Training()
+    protection: Protection = Protection()
 
 
 def read_study(text: str, where: str) -> Study:
@@ -253,7 +260,7 @@ def read_study(text: str, where: str) -> Study:
         raise StudyError(
             "the study is not valid TOML", where=where, found=str(error), remedy="correct that line"
         ) from None
-    shared = {key: values.pop(key) for key in ("model", "episodes", "training") if key in values}
+    shared = {key: values.pop(key) for key in _SHARED if key in values}
     for key, group in shared.items():
         if not isinstance(group, dict):
             raise StudyError(
@@ -263,7 +270,7 @@ def read_study(text: str, where: str) -> Study:
                 expected=f"a table: [{key}]",
                 remedy="correct the value",
             )
-    own = {key: shared[key] for key in ("episodes", "training") if key in shared}
+    own = {key: shared[key] for key in _SHARED if key in shared and key != "model"}
     parse(_Shared, own, where)  # so that a wrong key is named where it stands, not in every arm
     arms = values.get("arms", [])
     for arm in arms if isinstance(arms, list) else []:

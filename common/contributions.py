@@ -1,0 +1,84 @@
+"""A site's answer as one vector with named columns, as the quantiser takes it, and back.
+
+The vector is the meta-gradient, tensor by tensor in order of name. Columns are the weight that it stands for
+and, for each metric, its sum and its weight. Bounds follow from the plan alone, so both sides know them.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from clinimeta.common import metrics
+from clinimeta.common.metrics import Mean
+from clinimeta.common.plan import Plan
+from clinimeta.common.secagg.ring import Contribution, Ring
+from clinimeta.common.secagg.terms import Column
+from clinimeta.common.tasks.episode import Examples
+from clinimeta.common.typing import Params
+
+WEIGHT = "weight"
+LARGEST_METRIC = 1000.0
+"""A row's loss or error counts for at most this in the sums that leave a site in whole numbers."""
+
+
+def ring_of(plan: Plan, params: Params, sites: int) -> Ring:
+    """The quantiser of a round with up to so many sites, for answers that fit `params`."""
+    dim = sum(p.numel() for p in params.values())
+    return Ring(dim, largest_weight(plan) * plan.protection.clip, columns_of(plan), sites)
+
+
+def largest_weight(plan: Plan) -> float:
+    """The most that one site's answer can stand for: tasks, or rows."""
+    return float(plan.protection.max_rows if plan.weighting == "rows" else plan.episodes.tasks)
+
+
+def columns_of(plan: Plan) -> tuple[Column, ...]:
+    """The numbers that travel beside the vector, and their bounds."""
+    ways = plan.episodes.ways if plan.episodes.draw == "per_class" else 1
+    rows = float(plan.episodes.tasks * plan.episodes.query * ways)
+    columns = [Column(WEIGHT, largest_weight(plan))]
+    for name in _metric_names(plan.canonical()):
+        columns += [Column(f"{name}.total", LARGEST_METRIC * rows), Column(f"{name}.weight", rows)]
+    return tuple(columns)
+
+
+def contribution(plan: Plan, gradient: Params, weight: float, measured: Mapping[str, Mean]) -> Contribution:
+    """What a site adds. Metrics over their bound are cut to it; the gradient was cut already."""
+    values = {WEIGHT: weight}
+    for name, mean in measured.items():
+        values |= {f"{name}.total": mean.total, f"{name}.weight": mean.weight}
+    columns = columns_of(plan)
+    cut = {c.name: float(np.clip(np.nan_to_num(values.get(c.name, 0.0)), -c.bound, c.bound)) for c in columns}
+    return Contribution(flatten(gradient), cut)
+
+
+def combined(plan: Plan, total: Contribution, template: Params) -> tuple[Params, float, dict[str, Mean]]:
+    """The sum over sites as it was before: meta-gradient (float64), weight, metrics."""
+    found = {
+        name: Mean(total.columns[f"{name}.total"], total.columns[f"{name}.weight"])
+        for name in _metric_names(plan.canonical())
+    }
+    return unflatten(total.vector, template), total.columns[WEIGHT], found
+
+
+def flatten(params: Params) -> np.ndarray:
+    """All numbers `[dim]`, tensor by tensor in order of name."""
+    return torch.cat([params[name].detach().flatten() for name in sorted(params)]).numpy()
+
+
+def unflatten(vector: np.ndarray, template: Params) -> Params:
+    """The inverse of `flatten`, with the names and shapes of `template`."""
+    names = sorted(template)
+    parts = torch.split(torch.from_numpy(vector), [template[name].numel() for name in names])
+    return {name: part.reshape(template[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+@functools.lru_cache(maxsize=64)
+def _metric_names(canonical: bytes) -> tuple[str, ...]:
+    """What the plan's objective measures, found by measuring two rows of nothing."""
+    objective = Plan.from_bytes(canonical).learner().objective
+    targets = torch.zeros(2, dtype=torch.long if objective.classes else torch.float32)
+    measured = objective.metrics(torch.zeros(2, objective.outputs), Examples({}, targets, torch.ones(2)))
+    return tuple(sorted(set(measured) & metrics.ALLOWED))
