@@ -18,6 +18,7 @@ from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.tasks.objective import Objective
 from clinimeta.common.typing import Inputs, Params
 
+
 @ALGORITHMS.register("meta_sgd")
 @dataclass(frozen=True, slots=True)
 class MetaSGD:

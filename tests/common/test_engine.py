@@ -32,8 +32,13 @@ def assert_equal(found: TaskGradients, expected: TaskGradients, tolerance: float
 
 @pytest.mark.parametrize(
     ("model", "device", "route"),
-    [("mlp", "cpu", "vmap"), ("set_encoder", "cpu", "vmap"), ("conv4", "cpu", "threads")]
-    + [("conv1d", "cpu", "threads"), ("conv4", "cuda", "vmap")],
+    [
+        ("mlp", "cpu", "vmap"),
+        ("set_encoder", "cpu", "vmap"),
+        ("conv4", "cpu", "threads"),
+        ("conv1d", "cpu", "threads"),
+        ("conv4", "cuda", "vmap"),
+    ],
 )
 def test_the_route_follows_the_model_and_the_device(model: str, device: str, route: str) -> None:
     assert Engine(learner("maml", model, "binary"), device).route == route
@@ -112,9 +117,7 @@ def test_equal_learners_share_an_engine() -> None:
 
 
 @pytest.mark.parametrize("broken", ["_graph", "jit"])
-def test_what_cannot_be_traced_is_computed_all_the_same(
-    broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_traced_is_computed_all_the_same(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("not for this tracer")
 

@@ -235,7 +235,10 @@ def test_the_multi_step_loss_is_the_mean_over_the_steps(kind: str) -> None:
     params = start(chosen)
     each = [learner("maml", "mlp", kind, inner_steps=k) for k in (1, 2, 3)]
     weights = part(params, "weights")
-    params = {**params, **{f"rates.{n}": torch.full((3,), rate_like(chosen, 0.1), dtype=torch.float64) for n in weights}}
+    params = {
+        **params,
+        **{f"rates.{n}": torch.full((3,), rate_like(chosen, 0.1), dtype=torch.float64) for n in weights},
+    }
     expected = [maml.meta_loss(weights, episode) for maml in each]
     found = chosen.meta_loss(params, episode)
     assert torch.allclose(found.loss, torch.stack([e.loss for e in expected]).mean(), rtol=1e-12)
