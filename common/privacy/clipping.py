@@ -65,7 +65,8 @@ def clipped_sum(gradients: Params, bound: float) -> Params:
     kept = torch.nonzero(factors).squeeze(-1)  # NaN times 0 is NaN: a task that is not finite goes out here
 
     def total(g: Tensor) -> Tensor:
-        return torch.tensordot(factors[kept], g[kept].double(), dims=1)
+        summed: Tensor = torch.tensordot(factors[kept], g[kept].double(), dims=1)
+        return summed
 
     return map_params(total, gradients)
 

@@ -37,9 +37,9 @@ class Keystream:
 
     def words(self, count: int) -> UInt64[np.ndarray, " count"]:
         """The next `count` 64-bit words."""
-        words = np.zeros(count, dtype="<u8")
-        self._cipher.update_into(bytes(8 * count), memoryview(words).cast("B"))
-        return words.astype(np.uint64, copy=False)
+        stream = bytearray(8 * count)
+        self._cipher.update_into(bytes(8 * count), stream)
+        return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)
 
     def __repr__(self) -> str:
         """Not the key."""

@@ -17,8 +17,8 @@ class Promise:
     patient goes on without: from one vector of norm at most C to another, so up to 2 C away. The sum
     over tasks therefore moves by at most 2 m C.
 
-    "task": neighbouring worlds differ by one whole task, which counts or is zero; C. That is the usual promise
-    of task-level privacy (Zhou, Bassily; NeurIPS 2022), and says less to a patient who shares a task.
+    "task": neighbouring worlds differ by one whole task, which counts or is zero; C. That is the usual
+    promise of task-level privacy (Zhou, Bassily; NeurIPS 2022), and says less to a patient who shares a task.
 
     A patient at several hospitals has the promise at each; together they cost as rounds do.
 
@@ -42,8 +42,10 @@ class Promise:
     def sensitivity(self, bound: float) -> float:
         """How far (L2) one unit can move the sum of tasks clipped to norm `bound`, before rounding.
 
-        >>> Promise(4.0, 1e-6, tasks_a_patient=2).sensitivity(0.5), Promise(4.0, 1e-6, "task").sensitivity(0.5)
-        (2.0, 0.5)
+        >>> Promise(4.0, 1e-6, tasks_a_patient=2).sensitivity(0.5)
+        2.0
+        >>> Promise(4.0, 1e-6, "task").sensitivity(0.5)
+        0.5
         """
         return 2 * self.tasks_a_patient * bound if self.unit == "patient" else bound
 

@@ -68,8 +68,8 @@ def expected_utility(promise: Promise, setting: Setting, smaller: Mapping[str, i
     """Weigh noise against signal; `smaller` names parts that could learn instead -> their coordinates.
 
     "useful": at least 1 in every round, so that even a single noisy mean points within 45 degrees of where
-    the tasks agree to go. "weak": less, but at least 1 over all rounds, so that small outer steps can average the
-    noise away. "useless": even the sum of all rounds is more noise than signal.
+    the tasks agree to go. "weak": less, but at least 1 over all rounds, so that small outer steps can average
+    the noise away. "useless": even the sum of all rounds is more noise than signal.
     """
     multiplier, noise, signal = _weigh(promise, setting)
     ratio = signal / noise
@@ -147,7 +147,9 @@ def _remedies(promise: Promise, setting: Setting, smaller: Mapping[str, int]) ->
     if few >= 1:
         found.append(tried(f"a model of {few:,} numbers", promise, coordinates=few))
     many = math.ceil(setting.tasks * noise / signal)
-    found.append(tried(f"{many:,} tasks a round (more hospitals, or more tasks at each)", promise, tasks=many))
+    found.append(
+        tried(f"{many:,} tasks a round (more hospitals, or more tasks at each)", promise, tasks=many)
+    )
     rounds = math.floor(setting.rounds * (signal / noise) ** 2)  # z grows as the root of the rounds
     if rounds >= 1:
         found.append(tried(f"{rounds:,} rounds", promise, rounds=rounds))

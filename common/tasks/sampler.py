@@ -86,7 +86,11 @@ def pools(table: Table, tasks: int, tasks_a_patient: int, seed: int) -> Bool[Ten
     person = torch.zeros(len(people), dtype=torch.int64).index_add_(0, number, each)  # wraps, as it should
     keys = person.numpy().astype(np.uint64)[:, None]
     steps = np.arange(1, tasks + 1, dtype=np.uint64)
-    rank = _mixed(_mixed(keys ^ _mixed(np.uint64([seed]))) + steps * _GOLDEN).argsort(axis=1).argsort(axis=1)
+    rank = (
+        _mixed(_mixed(keys ^ _mixed(np.array([seed], dtype=np.uint64))) + steps * _GOLDEN)
+        .argsort(axis=1)
+        .argsort(axis=1)
+    )
     return torch.from_numpy(rank < tasks_a_patient)[number]
 
 
@@ -103,7 +107,8 @@ def _mixed(x: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
     """A random-looking bijection of 64-bit numbers (SplitMix64's; Steele, Lea, Flood; OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: UInt64[np.ndarray, ...] = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _row_digests(rows: Examples) -> UInt64[np.ndarray, " rows"]:
