@@ -13,10 +13,10 @@ from torch import Tensor
 from clinimeta.common import metrics
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
-from clinimeta.common.algorithms.meta_gradient import TaskGradients
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import add, is_finite, map_params, scaled
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.clipping import clip_tasks
 from clinimeta.common.records import MetaGradient, MetaGradientOrder, Refusal
 from clinimeta.common.rng import generator
 from clinimeta.common.tasks.batch import stack
@@ -32,9 +32,10 @@ def meta_gradients(
     """One answer a site (run by the site): one or several outer steps on its own tasks.
 
     After one step a site sends the sum of its tasks' meta-gradients; after several, the difference between
-    what it received and what it reached, scaled so that it means the same.
+    what it received and what it reached, scaled so that it means the same. Either holds only what learns
+    (`plan.subspace`).
     """
-    learner = plan.learner()
+    learner, subspace = plan.learner(), plan.subspace()
     tasks = {site: draw(plan, order, site, table, 0) for site, table in tables.items()}
     replies: dict[str, MetaGradient | Refusal] = {
         site: _refusal(order, site, "too_few_rows", "the table is too small for a task of this study")
@@ -54,13 +55,20 @@ def meta_gradients(
         _measure(learner, outputs, query)
         for outputs, query in zip(outputs_of, _split(batch.query, counts.tolist()), strict=True)
     ]
-    totals = _by_site(computed, owner, len(sites))
+    gradients, protection = subspace.project(computed.gradients), plan.protection
+    if protection.in_whole_numbers and plan.local_meta_steps == 1:
+        gradients = clip_tasks(gradients, protection.clip)
+    totals = _by_site(gradients, owner, len(sites))
     if plan.local_meta_steps > 1:
         totals = _several_steps(plan, order, tables, sites, counts, totals, device)
+        if protection.in_whole_numbers:
+            totals = _clipped_sites(totals, counts, protection.clip)
     for i, site in enumerate(sites):
         gradient, weight = map_params(lambda g, i=i: g[i], totals), float(counts[i])
         if plan.weighting == "rows":
             rows = float(len(tables[site]))
+            if protection.in_whole_numbers:
+                rows = min(rows, float(protection.max_rows))
             gradient, weight = scaled(gradient, rows / weight), rows
         if is_finite(gradient):
             replies[site] = MetaGradient(
@@ -82,6 +90,7 @@ def _several_steps(
     device: str,
 ) -> Params:
     """The other local steps; every site now has parameters of its own, `[sites, ...]`."""
+    subspace = plan.subspace()
 
     def per_site(values: Tensor, like: Tensor) -> Tensor:
         return values.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
@@ -90,7 +99,9 @@ def _several_steps(
         if plan.proximal:  # FedProx (Li et al., MLSys 2020): stay near what was received
             away = map_params(lambda p, start: p - start, params, order.params)
             params = add(params, away, -plan.local_rate * plan.proximal)
-        return map_params(lambda p, g: p - plan.local_rate * g / per_site(tasks, g), params, sums)
+        values = subspace.at(params)
+        values = map_params(lambda p, g: p - plan.local_rate * g / per_site(tasks, g), values, sums)
+        return subspace.put(params, values)
 
     received = map_params(lambda p: p.expand(len(sites), *p.shape), order.params)
     params, tasks = descend(received, first, counts), counts
@@ -101,9 +112,20 @@ def _several_steps(
         own = map_params(lambda p, owner=owner: p[owner], params)
         batch = stack([episode for episodes in drawn for episode in episodes])
         computed = engine(plan.learner(), device).task_gradients(own, batch, own_params=True)
-        params = descend(params, _by_site(computed, owner, len(sites)), tasks)
+        params = descend(params, _by_site(subspace.project(computed.gradients), owner, len(sites)), tasks)
     # (received - reached) / rate is the sum of the steps' mean gradients; times tasks as for one step.
-    return map_params(lambda a, b: (a - b) * per_site(tasks, a) / plan.local_rate, received, params)
+    moved = map_params(lambda a, b: (a - b) * per_site(tasks, a) / plan.local_rate, received, params)
+    return subspace.project(moved)
+
+
+def _clipped_sites(totals: Params, counts: Int[Tensor, " sites"], bound: float) -> Params:
+    """Sites' totals `[sites, ...]`, each cut to norm `bound` a task; float64. Local steps mix the tasks."""
+
+    def a_task(g: Tensor) -> Tensor:
+        return counts.to(torch.float64).reshape(-1, *[1] * (g.dim() - 1))
+
+    means = clip_tasks(map_params(lambda g: g / a_task(g), totals), bound)
+    return map_params(lambda g: g * a_task(g), means)
 
 
 def draw(plan: Plan, order: MetaGradientOrder, site: str, table: Table, step: int) -> list[Episode]:
@@ -111,13 +133,13 @@ def draw(plan: Plan, order: MetaGradientOrder, site: str, table: Table, step: in
     return draw_episodes(table, plan.episodes, generator("episodes", plan.seed, order.round, step, site))
 
 
-def _by_site(computed: TaskGradients, owner: Int[Tensor, " tasks"], sites: int) -> Params:
+def _by_site(gradients: Params, owner: Int[Tensor, " tasks"], sites: int) -> Params:
     """The sum of each site's tasks' meta-gradients, `[sites, ...]`, off the device that computed them."""
 
     def total(g: Tensor) -> Tensor:
         return g.new_zeros((sites, *g.shape[1:])).index_add_(0, owner.to(g.device), g).cpu()
 
-    return map_params(total, computed.gradients)
+    return map_params(total, gradients)
 
 
 def _split(rows: Examples, counts: list[int]) -> list[Examples]:

@@ -14,7 +14,9 @@ from clinimeta.common.applications import APPLICATIONS
 from clinimeta.common.errors import StudyError
 from clinimeta.common.models import MODELS
 from clinimeta.common.protection import Protection
+from clinimeta.common.rng import generator
 from clinimeta.common.settings import Settings, parse
+from clinimeta.common.subspace import Part, Subspace, subspace_of
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
 
@@ -48,6 +50,8 @@ class Plan(Settings):
     weighting: Literal["tasks", "rows"]
     protection: Protection
     seed: Annotated[int, Ge(0)]
+    trainable: Part = "all"
+    rank: Annotated[int, Ge(0)] = 0
 
     def canonical(self) -> bytes:
         """The one byte string of this plan (sorted keys, no spaces)."""
@@ -82,6 +86,30 @@ class Plan(Settings):
         """
         return _learner_of(self.canonical())
 
+    def subspace(self) -> Subspace:
+        """The part of the meta-parameters that learns.
+
+        Raises:
+            StudyError: `trainable` does not fit the learner; or as `learner`.
+        """
+        return _subspace_of(self.canonical())
+
+    def unpromised(self) -> tuple[str, ...]:
+        """Why a promise to each patient (`privacy.promise`) would not hold here; empty where it does."""
+        reasons = {
+            "tasks_a_patient in [episodes] is 0: one patient can change every task": (
+                self.episodes.tasks_a_patient == 0
+            ),
+            "local_meta_steps in [training] is over 1: only one step's tasks can be clipped one by one": (
+                self.local_meta_steps > 1
+            ),
+            'weighting in [training] is "rows": it scales what was clipped': (self.weighting == "rows"),
+            'normalise in [table] is "site": one patient moves the values of all the others': (
+                self.table.normalise == "site"
+            ),
+        }
+        return tuple(reason for reason, holds in reasons.items() if holds)
+
 
 @functools.lru_cache(maxsize=64)
 def _learner_of(canonical: bytes) -> MetaLearner[Any]:
@@ -100,3 +128,18 @@ def _learner_of(canonical: bytes) -> MetaLearner[Any]:
     return ALGORITHMS.build(
         plan.algorithm.name, plan.algorithm.options, where, model=model, objective=objective
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _subspace_of(canonical: bytes) -> Subspace:
+    plan, learner = Plan.from_bytes(canonical), _learner_of(canonical)
+    template = learner.init(generator("template"))
+    try:
+        return subspace_of(plan.trainable, template, learner.model.head, plan.rank, plan.seed)
+    except ValueError as error:
+        raise StudyError(
+            f"arm '{plan.arm}': trainable = \"{plan.trainable}\" does not fit",
+            found=str(error),
+            expected='"all", "head" where the learner has a last layer, or "low_rank" with a rank',
+            remedy="correct `trainable` in [training]",
+        ) from None

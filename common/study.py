@@ -23,6 +23,7 @@ from clinimeta.common.plan import Plan as Plan
 from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
 from clinimeta.common.settings import Settings, parse
+from clinimeta.common.subspace import Part
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
 
@@ -37,7 +38,8 @@ class Training(Settings):
     step it sends the plain meta-gradient. `proximal` is FedProx's mu (Li et al., MLSys 2020, eq. 2): each of
     the steps also descends proximal/2 |params - params received|^2. A round needs answers from `quorum` of
     its cohort within `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a
-    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused.
+    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused. `trainable` is
+    what learns: all meta-parameters, the last layer only, or a change of rank `rank` of each weight.
     """
 
     rounds: Annotated[int, Ge(0)] = 50
@@ -52,6 +54,14 @@ class Training(Settings):
     attempts: Annotated[int, Ge(1)] = 3
     max_norm: Annotated[float, Gt(0)] = 1e4
     max_norm_ratio: Annotated[float, Gt(1)] = 1000.0
+    trainable: Part = "all"
+    rank: Annotated[int, Ge(0)] = 0
+
+    @model_validator(mode="after")
+    def _rank_is_of_low_rank(self) -> "Training":
+        if (self.trainable == "low_rank") != (self.rank > 0):
+            raise ValueError('a rank over 0 for trainable = "low_rank", and for nothing else')
+        return self
 
 
 class Arm(Settings):
@@ -230,6 +240,8 @@ class Study(Settings):
             weighting=arm.training.weighting,
             protection=arm.protection,
             seed=seed,
+            trainable=arm.training.trainable,
+            rank=arm.training.rank,
         )
 
     def to_toml(self) -> str:
@@ -302,7 +314,9 @@ def check(study: Study, where: str = "") -> None:
         "classes for a diagnosis, none for a regression",
     )
     for arm in study.arms:
-        learner = study.plan(arm, study.seeds[0]).learner()
+        plan = study.plan(arm, study.seeds[0])
+        learner = plan.learner()
+        plan.subspace()  # raises where `trainable` does not fit
         by_class = arm.episodes.draw == "per_class"
         require(
             not (numbers and by_class),
@@ -313,6 +327,11 @@ def check(study: Study, where: str = "") -> None:
             not arm.training.proximal or arm.training.local_meta_steps > 1,
             f"arm '{arm.name}': `proximal` says nothing to a single local step",
             "`local_meta_steps` over 1 in [training], or no `proximal`",
+        )
+        require(
+            not arm.episodes.tasks_a_patient or arm.training.local_meta_steps == 1,
+            f"arm '{arm.name}': `tasks_a_patient` bounds the tasks of a single local step",
+            "`local_meta_steps` = 1 in [training], or no `tasks_a_patient`",
         )
         judged = bool(study.evaluations) and not numbers
         require(

@@ -38,18 +38,22 @@ class Aggregate:
     refused: Mapping[str, str]
 
 
-def check(reply: MetaGradient, site: str, order: MetaGradientOrder, limits: Limits) -> str | None:
+def check(
+    reply: MetaGradient, site: str, order: MetaGradientOrder, limits: Limits, like: Params | None = None
+) -> str | None:
     """Why this reply is unusable on its own, or None.
 
-    `site` is whom the order went to: a reply in another's name, or to another order, is refused.
+    `site` is whom the order went to: a reply in another's name, or to another order, is refused. `like` has
+    the names, shapes and number types that a meta-gradient must have (None: the order's parameters').
     """
+    like = order.params if like is None else like
     if (reply.nonce, reply.run, reply.round) != (order.nonce, order.run, order.round):
         return "answers another order"
     if reply.site != site:
         return "answers in another site's name"
-    if shapes(reply.gradient) != shapes(order.params):
+    if shapes(reply.gradient) != shapes(like):
         return "wrong names or shapes"
-    if any(g.dtype != p.dtype for g, p in zip(_sorted(reply.gradient), _sorted(order.params), strict=True)):
+    if any(g.dtype != p.dtype for g, p in zip(_sorted(reply.gradient), _sorted(like), strict=True)):
         return "wrong number type"
     if not (math.isfinite(reply.weight) and reply.weight > 0):
         return "a weight that is not positive"

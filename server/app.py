@@ -116,6 +116,7 @@ class OverTheGrid:
             attempts=training.attempts,
             limits=limits(self.job),
             nonce=self.nonce,
+            like=self.job.plan.subspace().at(params),
         )
         return self.link.converse(flow)
 
@@ -160,10 +161,10 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
         NumericalError: the outer step left the finite numbers.
         RunDirError: a checkpoint is damaged or foreign.
     """
-    digest, optimizer = job.plan.digest, job.training.outer.build()
+    digest, optimizer, subspace = job.plan.digest, job.training.outer.build(), job.plan.subspace()
     state = job.run_dir.latest(job.name, digest)
     if state is None:
-        state = begin(job.plan.learner(), optimizer, job.plan.seed)
+        state = begin(job.plan.learner(), optimizer, job.plan.seed, subspace)
     job.run_dir.forget_rounds_after(job.name, state.round)
     while state.round < job.training.rounds:
         started, before = time.monotonic(), (hospitals.traffic.down, hospitals.traffic.up)
@@ -171,7 +172,7 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
         done = hospitals.meta_gradient(state.round + 1, state.params, cohort)
         gradient = done.aggregate.gradient
         assert gradient is not None, "a round that reached its quorum has a gradient"
-        state = step(state, gradient, optimizer)
+        state = step(state, gradient, optimizer, subspace)
         summary = RoundSummary(
             training=job.name,
             arm=job.plan.arm,

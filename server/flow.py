@@ -59,8 +59,11 @@ def meta_round(
     attempts: int,
     limits: Limits,
     nonce: Nonce,
+    like: Params | None = None,
 ) -> Flow[Round]:
     """Ask the cohort for meta-gradients until `quorum` usable ones are there.
+
+    A meta-gradient has the names and shapes of `like` (None: of `params`).
 
     All that answer in the first attempt count. Only where they are too few are those that were silent
     or failed asked again, up to `attempts` times in all; a refusal is an answer and is not argued with.
@@ -78,7 +81,7 @@ def meta_round(
         for site in waiting:
             reply = replies.get(site)
             if isinstance(reply, MetaGradient):
-                reason = check(reply, site, orders[site], limits)
+                reason = check(reply, site, orders[site], limits, like)
                 if reason is None:
                     usable[site] = reply
                     refused.pop(site, None)
@@ -86,7 +89,7 @@ def meta_round(
                     refused[site] = reason
             elif reply is not None:
                 refused[site] = _why_not(reply)
-        outcome = aggregate(usable, limits, params)
+        outcome = aggregate(usable, limits, params if like is None else like)
         if len(outcome.accepted) >= quorum:
             break
         waiting = [site for site in waiting if site not in usable and _worth_asking(replies.get(site))]

@@ -9,6 +9,7 @@ from clinimeta.common.errors import NumericalError
 from clinimeta.common.optim import OuterOptimizer
 from clinimeta.common.params import is_finite
 from clinimeta.common.rng import generator
+from clinimeta.common.subspace import ALL, Subspace
 from clinimeta.common.typing import Params
 
 
@@ -44,19 +45,24 @@ class RoundSummary:
     curve: Mapping[str, float]
 
 
-def begin(learner: MetaLearner[Any], optimizer: OuterOptimizer, seed: int) -> TrainingState:
+def begin(
+    learner: MetaLearner[Any], optimizer: OuterOptimizer, seed: int, subspace: Subspace = ALL
+) -> TrainingState:
     """The state before round 1: the same for every arm that shares learner and seed."""
     params = learner.init(generator("init", seed))
-    return TrainingState(0, params, optimizer.init(params))
+    return TrainingState(0, params, optimizer.init(subspace.at(params)))
 
 
-def step(state: TrainingState, gradient: Params, optimizer: OuterOptimizer) -> TrainingState:
-    """The outer step.
+def step(
+    state: TrainingState, gradient: Params, optimizer: OuterOptimizer, subspace: Subspace = ALL
+) -> TrainingState:
+    """The outer step, in the numbers that learn; all others stay as they are, to the bit.
 
     Raises:
         NumericalError: it left the finite numbers.
     """
-    params, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    values, optimizer_state = optimizer.update(gradient, state.optimizer, subspace.at(state.params))
+    params = subspace.put(state.params, values)
     if not is_finite(params):
         raise NumericalError(
             f"round {state.round + 1}: the outer step left the finite numbers; a smaller outer rate may help"

@@ -109,11 +109,12 @@ class Together:
         device = next((site.device for site in self.hospitals.values()), "cpu")  # the same for all
         sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
         gradient: Mapping[str, Tensor] = total.gradient
+        like = self.job.plan.subspace().at(order.params)
         for name, reply in sorted(meta_gradients(self.job.plan, order, tables, device).items()):
             if not isinstance(reply, MetaGradient):
                 refused[name] = f"refused: {reply.code}"
                 continue
-            reason = check(reply, name, order, limits(self.job))
+            reason = check(reply, name, order, limits(self.job), like)
             if reason is not None:
                 refused[name] = reason
                 continue
