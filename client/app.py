@@ -15,9 +15,7 @@ from clinimeta.common.errors import RecordError
 from clinimeta.common.flower_records import from_flower, to_flower
 from clinimeta.common.records import (
     REFUSALS,
-    CalibrationOrder,
-    IntroductionOrder,
-    MetaGradientOrder,
+    Order,
     Refusal,
     Reply,
 )
@@ -50,6 +48,8 @@ def client_app(open_site: OpenSite) -> ClientApp:
 
     app.query("introduction")(handle)
     app.train("meta_gradient")(handle)
+    app.train("quantised")(handle)
+    app.train("masking")(handle)
     app.evaluate("calibration")(handle)
     return app
 
@@ -65,7 +65,7 @@ def _answer(site: Site, message: Message, tables: dict[Schema, Table]) -> Reply:
     nonce = ""
     try:
         order = from_flower(message.content)
-        if not isinstance(order, IntroductionOrder | MetaGradientOrder | CalibrationOrder):
+        if not isinstance(order, Order):
             return Refusal(nonce, site.name, "bad_order", REFUSALS["bad_order"])
         nonce = order.nonce
         return answer(site, order, tables)

@@ -5,28 +5,37 @@ fit the site's table. A site that cannot or will not answer says so with a `Refu
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from clinimeta.client.meta_gradients import meta_gradients
+from clinimeta.client.protected import Unable, contributed, masking, quantised
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
-from clinimeta.common.errors import DataError, StudyError
+from clinimeta.common.errors import DataError, RecordError, StudyError
 from clinimeta.common.params import is_finite, like
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import (
+    REFUSALS,
     Calibration,
     CalibrationOrder,
     Introduction,
     IntroductionOrder,
+    Masking,
+    MaskingOrder,
+    MetaGradientOrder,
     Order,
+    QuantisedOrder,
     Refusal,
     Reply,
     count_range,
 )
 from clinimeta.common.rng import generator
+from clinimeta.common.secagg.ring import Contribution
+from clinimeta.common.secagg.site import Site as Party
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.tasks.sampler import draw_episode
@@ -39,13 +48,17 @@ class Site:
     """A hospital in the federation: its name and its own records, which stay here.
 
     `test` marks records that the data set's protocol keeps for evaluation; no answer is made from them.
-    `device` is where torch computes: "cpu" or "cuda".
+    `device` is where torch computes: "cpu" or "cuda". `party` is its part in secure aggregation: its key, the
+    consortium's roster, its policy and its journal. `rounding_seed` makes the quantiser's rounding
+    a function of run and round; the privacy of an answer does not rest on it.
     """
 
     name: str
     records: Records
     test: tuple[bool, ...] | None = None
     device: str = "cpu"
+    party: Party | None = field(default=None, repr=False)
+    rounding_seed: bytes = field(default=bytes(32), repr=False)
 
     def table(self, schema: Schema) -> Table:
         """The rows that training may see, encoded as a study's schema says.
@@ -70,6 +83,8 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
         if isinstance(order, IntroductionOrder):
             low, high = count_range(len(site.records))
             return Introduction(order.nonce, site.name, f"clinimeta {version('clinimeta')}", low, high)
+        if isinstance(order, MaskingOrder):
+            return _masking(site, order, {} if tables is None else tables)
         plan, learner = _read_plan(order.plan)
         template = learner.init(generator("template"))
         if not like(order.params, template) or not is_finite(order.params):
@@ -81,9 +96,38 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
             if len(order.temperatures) > len(TEMPERATURES):  # thousands would trace single patients' outputs
                 raise Refuse("bad_order", f"more than {len(TEMPERATURES)} temperatures")
             return _calibration(site, order, plan, learner, table)
+        if PROTECTION.get(plan.protection.answers) is not type(order):
+            raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
+        if isinstance(order, QuantisedOrder):
+            return quantised(plan, order, site.name, table, site.rounding_seed, site.device)
         return meta_gradients(plan, order, {site.name: table}, site.device)[site.name]
+    except Unable as unable:
+        return unable.refusal
     except Refuse as refusal:
         return Refusal(order.nonce, site.name, refusal.code, refusal.reason)
+
+
+PROTECTION: Mapping[str, type[Order]] = {"plain": MetaGradientOrder, "quantised": QuantisedOrder}
+"""`Protection.answers` -> the one order for a meta-gradient that is answered under such a plan."""
+
+
+def _masking(site: Site, order: MaskingOrder, tables: dict[Schema, Table]) -> Masking:
+    party = site.party
+    if party is None:
+        raise Refuse("no_identity", REFUSALS["no_identity"])
+
+    def contribute() -> Contribution:
+        plan, learner = _read_plan(order.plan)
+        if plan.protection.answers != "masked":
+            raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
+        if not like(order.params, learner.init(generator("template"))) or not is_finite(order.params):
+            raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
+        return contributed(plan, order, site.name, table_of(site, plan.table, tables), site.device)
+
+    try:
+        return masking(party, order, contribute)
+    except RecordError as error:
+        raise Refuse("bad_order", str(error)) from None
 
 
 def _read_plan(data: bytes) -> tuple[Plan, MetaLearner[Any]]:

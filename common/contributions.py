@@ -5,6 +5,7 @@ and, for each metric, its sum and its weight. Bounds follow from the plan alone,
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from clinimeta.common import metrics
 from clinimeta.common.metrics import Mean
+from clinimeta.common.params import digest
 from clinimeta.common.plan import Plan
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Column
@@ -82,3 +84,8 @@ def _metric_names(canonical: bytes) -> tuple[str, ...]:
     targets = torch.zeros(2, dtype=torch.long if objective.classes else torch.float32)
     measured = objective.metrics(torch.zeros(2, objective.outputs), Examples({}, targets, torch.ones(2)))
     return tuple(sorted(set(measured) & metrics.ALLOWED))
+
+
+def model_digest(plan: bytes, params: Params) -> bytes:
+    """SHA-256 of the plan and the meta-parameters: what must be equal at all sites for masks to cancel."""
+    return hashlib.sha256(hashlib.sha256(plan).digest() + bytes.fromhex(digest(params))).digest()

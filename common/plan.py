@@ -48,7 +48,7 @@ class Plan(Settings):
     local_rate: Annotated[float, Gt(0)]
     proximal: Annotated[float, Ge(0)]
     weighting: Literal["tasks", "rows"]
-    protection: Protection
+    protection: Protection = Protection()
     seed: Annotated[int, Ge(0)]
     trainable: Part = "all"
     rank: Annotated[int, Ge(0)] = 0

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Protocol, runtime_checkable
 
 import structlog
@@ -12,12 +13,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from clinimeta.common.params import norm
 from clinimeta.common.records import Introduction
+from clinimeta.common.secagg.identity import Roster
 from clinimeta.common.study import Plan, Training
 from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Limits
 from clinimeta.server.cohort import sample_cohort
 from clinimeta.server.flow import Nonce, Round, calibration_round, meta_round
 from clinimeta.server.link import Clock, Link, Traffic, WallClock, quorum_of
+from clinimeta.server.protected import MaskedRounds, quantised_round
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary, TrainingState, begin, step
 
@@ -36,7 +39,7 @@ class Job:
     `sites` is how many to wait for at the start. `calibrate` is the plan whose
     temperatures the sites are asked for at the end.
     `curve` scores the meta-parameters after a round (at hospitals that do not train); `notify` hears of
-    every round.
+    every round. `roster` has the sites' keys, for secure aggregation.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Job:
     calibrate: Plan | None = None
     curve: Callable[[int, Params], Mapping[str, float]] = field(default=lambda _round, _params: {})
     notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
+    roster: Roster | None = None
 
 
 @dataclass(slots=True)
@@ -85,13 +89,14 @@ class Hospitals(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OverTheGrid:
-    """Hospitals behind Flower's Grid."""
+    """Hospitals behind Flower's Grid; under secure aggregation a round's messages carry the next one's."""
 
     job: Job
     link: Link
     nonce: Nonce
+    masked: MaskedRounds | None = None
 
     @property
     def sites(self) -> Sequence[str]:
@@ -105,20 +110,53 @@ class OverTheGrid:
 
     def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
         """Ask until the quorum is there (`flow.meta_round`)."""
-        training = self.job.training
-        flow = meta_round(
-            self.job.name,
-            number,
-            self.job.plan.canonical(),
-            params,
-            cohort,
-            quorum=quorum_of(training.quorum, len(cohort)),
-            attempts=training.attempts,
-            limits=limits(self.job),
-            nonce=self.nonce,
-            like=self.job.plan.subspace().at(params),
+        training, plan = self.job.training, self.job.plan
+        if plan.protection.answers == "masked":
+            return self.link.converse(self._masked().round(number, params, cohort))
+        quorum = quorum_of(training.quorum, len(cohort))
+        if plan.protection.answers == "quantised":
+            return self.link.converse(
+                quantised_round(
+                    self.job.name,
+                    number,
+                    plan,
+                    params,
+                    cohort,
+                    quorum=quorum,
+                    attempts=training.attempts,
+                    limits=limits(self.job),
+                    nonce=self.nonce,
+                )
+            )
+        return self.link.converse(
+            meta_round(
+                self.job.name,
+                number,
+                plan.canonical(),
+                params,
+                cohort,
+                quorum=quorum,
+                attempts=training.attempts,
+                limits=limits(self.job),
+                nonce=self.nonce,
+                like=plan.subspace().at(params),
+            )
         )
-        return self.link.converse(flow)
+
+    def _masked(self) -> MaskedRounds:
+        if self.masked is None:
+            assert self.job.roster is not None, "whoever starts a masked training gives the roster"
+            self.masked = MaskedRounds(
+                self.job.name,
+                self.job.plan,
+                self.job.roster,
+                date.today,
+                self.job.training.rounds,
+                self.job.training.attempts,
+                self.nonce,
+                drawn=0 < self.job.training.cohort_size < len(self.sites),
+            )
+        return self.masked
 
     def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
         """Ask all once (`flow.calibration_round`)."""

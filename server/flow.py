@@ -88,11 +88,11 @@ def meta_round(
                 else:
                     refused[site] = reason
             elif reply is not None:
-                refused[site] = _why_not(reply)
+                refused[site] = why_not(reply)
         outcome = aggregate(usable, limits, params if like is None else like)
         if len(outcome.accepted) >= quorum:
             break
-        waiting = [site for site in waiting if site not in usable and _worth_asking(replies.get(site))]
+        waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]
         if not waiting:
             break
     refused |= outcome.refused
@@ -137,13 +137,14 @@ def _is_usable(reply: Calibration, order: CalibrationOrder, site: str) -> bool:
     )
 
 
-def _why_not(reply: Reply | Failure) -> str:
+def why_not(reply: Reply | Failure) -> str:
+    """What to write down of an answer that is not the one asked for."""
     if isinstance(reply, Refusal):
         known = reply.code if reply.code in REFUSALS else "unknown reason"
         return f"refused: {known}"
     return reply.reason if isinstance(reply, Failure) else "not an answer to this order"
 
 
-def _worth_asking(reply: Reply | Failure | None) -> bool:
+def worth_asking(reply: Reply | Failure | None) -> bool:
     """Silence, a failure or a damaged answer may pass; a refusal stands."""
     return not isinstance(reply, Refusal)

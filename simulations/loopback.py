@@ -6,7 +6,7 @@ virtual: a slow site makes the clock, not the person, wait.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -26,6 +26,7 @@ from clinimeta.common.records import MetaGradient
 from clinimeta.common.rng import derive_seed
 from clinimeta.common.study import Faults
 from clinimeta.server.app import Job, Outcome, server_app
+from clinimeta.simulations.consortium import found
 from clinimeta.simulations.failures import Fault, FaultPlan, corrupt
 
 WireTap = Callable[[str, bytes], None]
@@ -203,6 +204,9 @@ class LoopbackEngine:
     def __call__(self, job: Job, outcome: Outcome, sites: Mapping[str, Site]) -> None:
         """Do `job` over these hospitals."""
         clock = VirtualClock()
+        if job.plan.protection.answers == "masked":
+            consortium = found(sites, job.plan)
+            job, sites = replace(job, roster=consortium.roster), consortium.sites
         grid = LoopbackGrid(
             client_app(lambda context: sites[str(context.node_config["site"])]),
             {site: {"site": site} for site in sites},

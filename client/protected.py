@@ -1,0 +1,90 @@
+"""A site's answers in whole numbers, with masks or without (run by the site).
+
+Both are the same numbers: the site's clipped sum, its weight and its metrics through the quantiser.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from clinimeta.client.meta_gradients import meta_gradients
+from clinimeta.common.contributions import contribution, model_digest, ring_of
+from clinimeta.common.errors import BoundError, RecordError
+from clinimeta.common.plan import Plan
+from clinimeta.common.records import (
+    Masking,
+    MaskingOrder,
+    MetaGradientOrder,
+    Quantised,
+    QuantisedOrder,
+    Refusal,
+)
+from clinimeta.common.secagg import messages
+from clinimeta.common.secagg.messages import MaskedRequest, Request
+from clinimeta.common.secagg.ring import Contribution, rounding_key
+from clinimeta.common.secagg.site import Site as Party
+from clinimeta.common.tasks.table import Table
+
+
+class Unable(Exception):  # noqa: N818 (it is an answer on its way out, not an error)
+    """The site has nothing to add; holds the `Refusal` that says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
+def quantised(
+    plan: Plan, order: QuantisedOrder, site: str, table: Table, seed: bytes, device: str
+) -> Quantised:
+    """The site's words without masks.
+
+    Raises:
+        Unable: the table is too small, or a result is not finite or over its bound.
+    """
+    ring = ring_of(plan, plan.subspace().at(order.params), order.sites)
+    added = contributed(plan, order, site, table, device)
+    try:
+        words = ring.quantise(added, rounding_key(seed, order.run, order.round, site))
+    except BoundError:
+        text = "the site's own sum is not finite, or over the bound that was agreed"
+        raise Unable(Refusal(order.nonce, site, "not_finite", text)) from None
+    return Quantised(order.nonce, order.run, order.round, site, words.astype("<u4", copy=False).tobytes())
+
+
+def masking(party: Party, order: MaskingOrder, contribute: Callable[[], Contribution]) -> Masking:
+    """The answers of secure aggregation's five phases; `contribute` is called in the third only.
+
+    Raises:
+        RecordError: what came is no request, or not of this round.
+        Unable: from `contribute`.
+    """
+    answers = []
+    for data in order.requests:
+        request = messages.from_bytes(data)
+        if not isinstance(request, Request):
+            raise RecordError("an answer in a request's place")
+        if isinstance(request, MaskedRequest):
+            if (request.key.run, request.key.round) != (order.run, order.round):
+                raise RecordError("a request of another round")
+            if hashlib.sha256(order.plan).digest() not in party.policy.plans:
+                raise RecordError("a plan that the site has not approved")
+            answer = party.answer(request, contribute, model_digest(order.plan, order.params))
+        else:
+            answer = party.answer(request)
+        answers.append(messages.to_bytes(answer))
+    return Masking(order.nonce, order.run, party.name, tuple(answers))
+
+
+def contributed(
+    plan: Plan, order: QuantisedOrder | MaskingOrder, site: str, table: Table, device: str
+) -> Contribution:
+    """What the site adds to the sum.
+
+    Raises:
+        Unable: the table is too small, or the result is not finite.
+    """
+    asked = MetaGradientOrder(order.nonce, order.run, order.round, order.plan, order.params)
+    reply = meta_gradients(plan, asked, {site: table}, device)[site]
+    if isinstance(reply, Refusal):
+        raise Unable(reply)
+    return contribution(plan, reply.gradient, reply.weight, reply.metrics)

@@ -1,0 +1,284 @@
+"""Rounds in whole numbers: with the coordinator looking at each site's, or under secure aggregation.
+
+Both are conversations without I/O, as in `flow`. The sum of whole numbers is exact, so both come to the
+same mean to the last bit.
+"""
+
+import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+
+from clinimeta.common.contributions import combined, model_digest, ring_of
+from clinimeta.common.errors import AttemptError, QuorumError, RecordError
+from clinimeta.common.params import norm
+from clinimeta.common.plan import Plan
+from clinimeta.common.records import (
+    Masking,
+    MaskingOrder,
+    MetaGradient,
+    MetaGradientOrder,
+    Quantised,
+    QuantisedOrder,
+    Reply,
+)
+from clinimeta.common.secagg import messages, protocol
+from clinimeta.common.secagg.coordinator import Outcome
+from clinimeta.common.secagg.identity import Roster
+from clinimeta.common.secagg.messages import Answer, MaskedRequest, Refusal
+from clinimeta.common.secagg.protocol import Replies as Answers
+from clinimeta.common.secagg.protocol import Rounds, Trip
+from clinimeta.common.secagg.ring import Contribution, Ring
+from clinimeta.common.secagg.terms import Terms
+from clinimeta.common.typing import Params
+from clinimeta.server.aggregation import Aggregate, Limits, check, outsized
+from clinimeta.server.flow import Failure, Flow, Nonce, Replies, Round, why_not, worth_asking
+
+SUITE = 1
+SPARSE_FROM, DEGREE = 257, 134
+"""From how many sites on each shares masks with some only, and with how many (docs/threat-model.md)."""
+
+
+def quantised_round(
+    run: str,
+    number: int,
+    plan: Plan,
+    params: Params,
+    cohort: Sequence[str],
+    *,
+    quorum: int,
+    attempts: int,
+    limits: Limits,
+    nonce: Nonce,
+) -> Flow[Round]:
+    """As `flow.meta_round`, for answers in whole numbers.
+
+    Raises:
+        QuorumError: the quorum was not reached.
+    """
+    template = plan.subspace().at(params)
+    ring = ring_of(plan, template, len(cohort))
+    usable, refused, waiting = dict[str, np.ndarray](), dict[str, str](), list(cohort)
+    sizes, outliers = dict[str, float](), dict[str, str]()
+    for _ in range(attempts):
+        orders = {
+            site: QuantisedOrder(nonce(), run, number, plan.canonical(), len(cohort), params)
+            for site in waiting
+        }
+        replies = yield orders
+        for site in waiting:
+            reply = replies.get(site)
+            if isinstance(reply, Quantised):
+                words = read_words(reply, ring)
+                reason = wrong(plan, reply, orders[site], site, words, ring, template, limits)
+                if reason is None and words is not None:
+                    usable[site] = words
+                    sizes[site] = size_of(plan, words, ring, template)
+                    refused.pop(site, None)
+                else:
+                    refused[site] = reason or "words of another number"
+            elif reply is not None:
+                refused[site] = why_not(reply)
+        outliers = outsized(sizes, limits)
+        if len(usable) - len(outliers) >= quorum:
+            break
+        waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]
+        if not waiting:
+            break
+    refused |= outliers
+    accepted = tuple(sorted(set(usable) - set(outliers)))
+    if len(accepted) < quorum:
+        missing = {site: refused.get(site, "silent") for site in cohort if site not in accepted}
+        raise QuorumError(number, len(accepted), quorum, missing)
+    silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
+    total = ring.dequantise(sum_of_words([usable[site] for site in accepted]))
+    return Round(aggregate_of(plan, total, params, accepted, refused), silent)
+
+
+def read_words(reply: Quantised, ring: Ring) -> np.ndarray | None:
+    """The words `[size]`, or None where they are too many or too few."""
+    return np.frombuffer(reply.words, "<u4") if len(reply.words) == 4 * ring.size else None
+
+
+def wrong(
+    plan: Plan,
+    reply: Quantised,
+    order: QuantisedOrder,
+    site: str,
+    words: np.ndarray | None,
+    ring: Ring,
+    template: Params,
+    limits: Limits,
+) -> str | None:
+    """Why an answer in whole numbers is unusable on its own, or None; by `aggregation.check`."""
+    if words is None:
+        return "words of another number"
+    gradient, weight, measured = combined(plan, ring.dequantise(words), template)
+    same = {name: tensor.to(template[name].dtype) for name, tensor in gradient.items()}
+    as_floats = MetaGradient(reply.nonce, reply.run, reply.round, reply.site, weight, same, measured)
+    asked = MetaGradientOrder(order.nonce, order.run, order.round, order.plan, template)
+    return check(as_floats, site, asked, limits)
+
+
+def size_of(plan: Plan, words: np.ndarray, ring: Ring, template: Params) -> float:
+    """The norm (a task) of one site's answer."""
+    gradient, weight, _ = combined(plan, ring.dequantise(words), template)
+    return norm(gradient) / weight
+
+
+def sum_of_words(every: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum modulo 2^32, which the quantiser's scale keeps from wrapping."""
+    total = np.zeros(len(every[0]), np.uint32)
+    for words in every:
+        total += words
+    return total
+
+
+def aggregate_of(
+    plan: Plan,
+    total: Contribution,
+    params: Params,
+    accepted: Sequence[str],
+    refused: Mapping[str, str],
+) -> Aggregate:
+    """The weighted mean, in the dtypes of what learns of `params`."""
+    template = plan.subspace().at(params)
+    gradient, weight, measured = combined(plan, total, template)
+    if not weight > 0:
+        return Aggregate(None, 0.0, measured, tuple(accepted), refused)
+    mean = {name: (g / weight).to(template[name].dtype) for name, g in gradient.items()}
+    return Aggregate(mean, weight, measured, tuple(accepted), refused)
+
+
+@dataclass(slots=True)
+class MaskedRounds:
+    """The rounds of one training under secure aggregation, three trips each once they are under way.
+
+    Where cohorts are drawn, every round is a conversation of its own, of five trips: who will be
+    in the next one is not known to those of this one.
+
+    `last` is the last round of the training.
+    """
+
+    run: str
+    plan: Plan
+    roster: Roster
+    today: Callable[[], date]
+    last: int
+    attempts: int
+    nonce: Nonce
+    drawn: bool = False
+    _params: Params = field(default_factory=dict)
+    _talk: Generator[Trip, Answers, None] | None = None
+    _trip: Trip = field(default_factory=dict)
+    _done: dict[int, Outcome] = field(default_factory=dict)
+    _begun: int = 0
+
+    def round(self, number: int, params: Params, cohort: Sequence[str]) -> Flow[Round]:
+        """One round; the next one's first messages may travel with its last.
+
+        Raises:
+            QuorumError: too few sites were left, as often as may be tried.
+        """
+        self._params = params
+        for left in range(self.attempts - 1, -1, -1):
+            try:
+                outcome = yield from self._round(number, cohort)
+                break
+            except AttemptError as error:
+                self._talk = None
+                self._begun += 1
+                if error.may_retry or not left:
+                    missing = {site: f"{phase}: {why}" for site, (phase, why) in error.dropped.items()}
+                    raise QuorumError(number, error.present, error.needed, missing) from None
+        gone = {s: (phase, why) for s, (phase, why) in outcome.dropped.items() if s not in outcome.survivors}
+        refused = {site: f"{phase}: {why}" for site, (phase, why) in gone.items() if why != "silent"}
+        silent = tuple(sorted(site for site, (_, why) in gone.items() if why == "silent"))
+        return Round(aggregate_of(self.plan, outcome.total, params, outcome.survivors, refused), silent)
+
+    def _round(self, number: int, cohort: Sequence[str]) -> Flow[Outcome]:
+        if self._talk is None or self.drawn:
+            numbers = [number] if self.drawn else range(number, self.last + 1)
+            terms = self._terms(self._params, cohort)
+            rounds = Rounds(numbers, terms, self._digest, self._finished, self.attempts)
+            self._talk = protocol.many_rounds(rounds, self.roster, self.today, sorted(cohort))
+            self._trip = next(self._talk)
+        try:
+            while number not in self._done:
+                answers = yield from self._ask(number, self._trip)
+                self._trip = self._talk.send(answers)
+        except StopIteration:
+            pass
+        return self._done.pop(number)
+
+    @property
+    def _run(self) -> str:
+        """Sites close a round of a run once they have unmasked; one that failed there begins another run."""
+        return f"{self.run} again {self._begun}" if self._begun else self.run
+
+    def _terms(self, params: Params, cohort: Sequence[str]) -> Callable[[int, int], Terms]:
+        canonical = self.plan.canonical()
+        ring = ring_of(self.plan, self.plan.subspace().at(params), len(cohort))
+
+        def terms(number: int, attempt: int) -> Terms:
+            return Terms(
+                suite=SUITE,
+                run=self._run,
+                round=number,
+                attempt=attempt,
+                dim=ring.dim,
+                bound=ring.bound,
+                columns=ring.columns,
+                n_max=ring.n_max,
+                min_cohort=self.plan.protection.min_cohort,
+                threshold="two_thirds",
+                degree=DEGREE if len(cohort) >= SPARSE_FROM else 0,
+                roster_digest=self.roster.digest,
+                plan_digest=hashlib.sha256(canonical).digest(),
+                public=(),
+            )
+
+        return terms
+
+    def _digest(self, _number: int) -> bytes:
+        return model_digest(self.plan.canonical(), self._params)
+
+    def _finished(self, number: int, outcome: Outcome) -> None:
+        self._done[number] = outcome
+
+    def _ask(self, number: int, trip: Trip) -> Flow[Answers]:
+        orders = {}
+        for site, requests in trip.items():
+            trains = any(isinstance(request, MaskedRequest) for request in requests)
+            orders[site] = MaskingOrder(
+                self.nonce(),
+                self._run,
+                number,
+                self.plan.canonical() if trains else b"",
+                tuple(messages.to_bytes(request) for request in requests),
+                self._params if trains else {},
+            )
+        replies: Replies = yield orders
+        return {site: read_answers(replies[site], orders[site], site) for site in orders if site in replies}
+
+
+def read_answers(reply: Reply | Failure, order: MaskingOrder, site: str) -> tuple[Answer | Refusal, ...]:
+    """What a site answered to a trip's requests; any other answer is a refusal of each of them."""
+    requests = [messages.from_bytes(data) for data in order.requests]
+    phases = [messages.phase_of(request) for request in requests if isinstance(request, messages.Request)]
+    if not isinstance(reply, Masking):
+        why = why_not(reply).removeprefix("refused: ")
+        return tuple(Refusal(site, phase, why, why) for phase in phases)
+    if (reply.nonce, reply.run, reply.site) != (order.nonce, order.run, site):
+        return tuple(Refusal(site, phase, "other_order", "answers another order") for phase in phases)
+    answers: list[Answer | Refusal] = []
+    for data in reply.answers:
+        try:
+            answer = messages.from_bytes(data)
+        except RecordError:
+            continue
+        if not isinstance(answer, messages.Request):
+            answers.append(answer)
+    return tuple(answers)
