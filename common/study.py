@@ -333,6 +333,12 @@ def check(study: Study, where: str = "") -> None:
             f"arm '{arm.name}': `tasks_a_patient` bounds the tasks of a single local step",
             "`local_meta_steps` = 1 in [training], or no `tasks_a_patient`",
         )
+        cohort, least = arm.training.cohort_size, arm.protection.min_cohort
+        require(
+            arm.protection.answers != "masked" or not 0 < cohort < least,
+            f"arm '{arm.name}': a cohort of {cohort} is smaller than `min_cohort` allows",
+            f"`cohort_size` of {least} or more, or 0 for all hospitals",
+        )
         judged = bool(study.evaluations) and not numbers
         require(
             not judged or learner.objective.classes == len(study.table.classes),

@@ -5,15 +5,15 @@ same mean to the last bit.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
 
 from clinimeta.common.contributions import combined, model_digest, ring_of
 from clinimeta.common.errors import AttemptError, QuorumError, RecordError
-from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import (
     Masking,
@@ -33,7 +33,7 @@ from clinimeta.common.secagg.protocol import Rounds, Trip
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Terms
 from clinimeta.common.typing import Params
-from clinimeta.server.aggregation import Aggregate, Limits, check, outsized
+from clinimeta.server.aggregation import Aggregate, Limits, check
 from clinimeta.server.flow import Failure, Flow, Nonce, Replies, Round, why_not, worth_asking
 
 SUITE = 1
@@ -55,13 +55,14 @@ def quantised_round(
 ) -> Flow[Round]:
     """As `flow.meta_round`, for answers in whole numbers.
 
+    None is compared with the others: a site's answer is bounded by the plan's `clip`.
+
     Raises:
         QuorumError: the quorum was not reached.
     """
     template = plan.subspace().at(params)
     ring = ring_of(plan, template, len(cohort))
     usable, refused, waiting = dict[str, np.ndarray](), dict[str, str](), list(cohort)
-    sizes, outliers = dict[str, float](), dict[str, str]()
     for _ in range(attempts):
         orders = {
             site: QuantisedOrder(nonce(), run, number, plan.canonical(), len(cohort), params)
@@ -75,20 +76,17 @@ def quantised_round(
                 reason = wrong(plan, reply, orders[site], site, words, ring, template, limits)
                 if reason is None and words is not None:
                     usable[site] = words
-                    sizes[site] = size_of(plan, words, ring, template)
                     refused.pop(site, None)
                 else:
                     refused[site] = reason or "words of another number"
             elif reply is not None:
                 refused[site] = why_not(reply)
-        outliers = outsized(sizes, limits)
-        if len(usable) - len(outliers) >= quorum:
+        if len(usable) >= quorum:
             break
         waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]
         if not waiting:
             break
-    refused |= outliers
-    accepted = tuple(sorted(set(usable) - set(outliers)))
+    accepted = tuple(sorted(usable))
     if len(accepted) < quorum:
         missing = {site: refused.get(site, "silent") for site in cohort if site not in accepted}
         raise QuorumError(number, len(accepted), quorum, missing)
@@ -117,15 +115,12 @@ def wrong(
         return "words of another number"
     gradient, weight, measured = combined(plan, ring.dequantise(words), template)
     same = {name: tensor.to(template[name].dtype) for name, tensor in gradient.items()}
+    # A site that clips as the plan says is within this; one that does not is seen, without masks.
+    largest = plan.protection.clip + math.sqrt(ring.dim) / ring.scale(ring.bound)
+    limits = replace(limits, max_norm=min(limits.max_norm, largest))
     as_floats = MetaGradient(reply.nonce, reply.run, reply.round, reply.site, weight, same, measured)
     asked = MetaGradientOrder(order.nonce, order.run, order.round, order.plan, template)
     return check(as_floats, site, asked, limits)
-
-
-def size_of(plan: Plan, words: np.ndarray, ring: Ring, template: Params) -> float:
-    """The norm (a task) of one site's answer."""
-    gradient, weight, _ = combined(plan, ring.dequantise(words), template)
-    return norm(gradient) / weight
 
 
 def sum_of_words(every: Sequence[np.ndarray]) -> np.ndarray:

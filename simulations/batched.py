@@ -5,19 +5,22 @@ it to rounding. Gradients of a chunk of sites are added up before the next chunk
 of name, so that memory does not grow with the number of sites.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from torch import Tensor
 
 from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.client.site import Refuse, Site, answer, table_of
 from clinimeta.common import metrics
-from clinimeta.common.errors import QuorumError
+from clinimeta.common.contributions import contribution, ring_of
+from clinimeta.common.errors import BoundError, QuorumError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import Introduction, IntroductionOrder, MetaGradient, MetaGradientOrder
+from clinimeta.common.secagg.ring import rounding_key
 from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Table
 from clinimeta.common.typing import Params
@@ -25,6 +28,7 @@ from clinimeta.server.aggregation import Aggregate, check, outsized
 from clinimeta.server.app import Job, Outcome, conduct, limits
 from clinimeta.server.flow import Flow, Round, calibration_round
 from clinimeta.server.link import Traffic, quorum_of
+from clinimeta.server.protected import aggregate_of
 
 CHUNK_TASKS = 128
 """Tasks in one call: large enough to be fast, small enough for the cache of a processor."""
@@ -74,6 +78,8 @@ class Together:
             QuorumError: too few of them could answer.
         """
         order = MetaGradientOrder("", self.job.name, number, self.job.plan.canonical(), params)
+        if self.job.plan.protection.in_whole_numbers:
+            return self._in_whole_numbers(order, cohort)
         total = self._sum(order, cohort)
         outliers = outsized(total.sizes, limits(self.job))
         if outliers:
@@ -86,6 +92,29 @@ class Together:
         found = Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
         return Round(found, silent=())
 
+    def _in_whole_numbers(self, order: MetaGradientOrder, cohort: Sequence[str]) -> Round:
+        """What a sum with or without masks comes to: masks cancel, so there are none."""
+        plan, params = self.job.plan, order.params
+        ring = ring_of(plan, plan.subspace().at(params), len(cohort))
+        words, accepted, refused = np.zeros(ring.size, np.uint32), list[str](), dict[str, str]()
+        for names in self._chunks(cohort):
+            for name, reply in self._replies(order, names, refused):
+                seed = self.hospitals[name].rounding_seed if name in self.hospitals else bytes(32)
+                key = rounding_key(seed, order.run, order.round, name)
+                try:
+                    words += ring.quantise(
+                        contribution(plan, reply.gradient, reply.weight, reply.metrics), key
+                    )
+                except BoundError:
+                    refused[name] = "refused: not_finite"
+                else:
+                    accepted.append(name)
+        quorum = quorum_of(self.job.training.quorum, len(cohort))
+        if len(accepted) < quorum:
+            raise QuorumError(order.round, len(accepted), quorum, refused)
+        found = aggregate_of(plan, ring.dequantise(words), params, accepted, refused)
+        return Round(found, silent=())
+
     def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
         """As over the Grid, one site after the other: it happens once."""
         return self._drive(
@@ -93,27 +122,40 @@ class Together:
         )
 
     def _sum(self, order: MetaGradientOrder, cohort: Sequence[str]) -> "_Total":
-        total, size = _Total(), max(1, CHUNK_TASKS // self.job.plan.episodes.tasks)
-        names = sorted(cohort)
-        for start in range(0, len(names), size):
-            total = self._add(total, order, names[start : start + size])
+        total = _Total()
+        for names in self._chunks(cohort):
+            total = self._add(total, order, names)
         return total
 
-    def _add(self, total: "_Total", order: MetaGradientOrder, names: Sequence[str]) -> "_Total":
-        tables, refused = dict[str, Table](), dict(total.refused)
+    def _chunks(self, cohort: Sequence[str]) -> Iterator[Sequence[str]]:
+        """The cohort in order of name, as many at a time as are computed together."""
+        names, size = sorted(cohort), max(1, CHUNK_TASKS // self.job.plan.episodes.tasks)
+        for start in range(0, len(names), size):
+            yield names[start : start + size]
+
+    def _replies(
+        self, order: MetaGradientOrder, names: Sequence[str], refused: dict[str, str]
+    ) -> Iterator[tuple[str, MetaGradient]]:
+        """These sites' answers in order of name; why others have none goes into `refused`."""
+        tables = dict[str, Table]()
         for name in names:
             try:
                 tables[name] = self._table(name)
             except Refuse as refusal:
                 refused[name] = f"refused: {refusal.code}"
         device = next((site.device for site in self.hospitals.values()), "cpu")  # the same for all
+        for name, reply in sorted(meta_gradients(self.job.plan, order, tables, device).items()):
+            if isinstance(reply, MetaGradient):
+                yield name, reply
+            else:
+                refused[name] = f"refused: {reply.code}"
+
+    def _add(self, total: "_Total", order: MetaGradientOrder, names: Sequence[str]) -> "_Total":
+        refused = dict(total.refused)
         sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
         gradient: Mapping[str, Tensor] = total.gradient
         like = self.job.plan.subspace().at(order.params)
-        for name, reply in sorted(meta_gradients(self.job.plan, order, tables, device).items()):
-            if not isinstance(reply, MetaGradient):
-                refused[name] = f"refused: {reply.code}"
-                continue
+        for name, reply in self._replies(order, names, refused):
             reason = check(reply, name, order, limits(self.job), like)
             if reason is not None:
                 refused[name] = reason
