@@ -203,7 +203,7 @@ class Deployment(RuleBasedStateMachine):
 
 
 TestDeployment = Deployment.TestCase
-TestDeployment.settings = settings(max_examples=40, stateful_step_count=50)
+TestDeployment.settings = settings(max_examples=25, stateful_step_count=50)
 
 
 def test_the_machine_opens_rounds_when_all_goes_well() -> None:
