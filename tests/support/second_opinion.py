@@ -1,4 +1,4 @@
-"""Suite 1 once more, written from its description alone; imports nothing of clinimeta. Checks a transcript."""
+"""Suite 1 once more, from its description alone; imports nothing of clinimeta. Checks a transcript."""
 
 import hashlib
 import math
