@@ -70,7 +70,7 @@ PATTERNS = st.integers(3, 8).flatmap(
 
 
 @given(pattern=PATTERNS)
-@settings(max_examples=80)
+@settings(max_examples=60)
 def test_the_sum_is_exact_under_any_pattern_of_drop_outs_or_there_is_none(
     pattern: tuple[int, dict[str, str]],
 ) -> None:
@@ -320,7 +320,7 @@ LOSSES = st.sets(
 
 
 @given(losses=LOSSES)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_rounds_in_a_row_are_exact_whoever_falls_silent_and_no_key_is_used_twice(
     losses: set[tuple[int, str, str]],
 ) -> None:
