@@ -103,7 +103,7 @@ def advert_requests(terms: Terms, sites: Sequence[str]) -> dict[str, AdvertReque
 def collect_adverts(
     terms: Terms, roster: Roster, today: date, asked: Sequence[str], answers: Answers
 ) -> Opened:
-    """Phase 1: those whose advert is signed for these terms by a key of the roster.
+    """Phase 1: those whose advert is signed for these terms by a key of the roster, with usable keys.
 
     Raises:
         AttemptError: fewer than the terms' smallest cohort.
@@ -113,7 +113,10 @@ def collect_adverts(
         member = roster.member(site)
         signed = advert_message(terms, site, advert.channel_key, advert.mask_key, advert.nonce)
         return (
-            member is not None and member.is_valid(today) and is_signed(member.key, signed, advert.signature)
+            member is not None
+            and member.is_valid(today)
+            and is_signed(member.key, signed, advert.signature)
+            and all(map(terms.primitives.is_usable, (advert.channel_key, advert.mask_key)))
         )
 
     found, dropped = _present("advert", Advert, asked, answers, {}, is_usable)

@@ -67,8 +67,9 @@ def one_round(
 class Rounds:
     """A row of rounds: their numbers, and what each is about, as functions of the round.
 
-    `terms(round, attempt)` must differ in nothing else between attempts. `model_digest(round)` is asked for
-    when the round's vectors are about to be, after `finished` was told of the round before.
+    `terms(round, attempt)` must differ in nothing else between attempts. `model_digest(round)` is that of the
+    model that went out with the round's masked requests; `finished` has been told of the round before by
+    then. `attempts` is how often a round is tried in all.
     """
 
     numbers: Sequence[int]
@@ -91,7 +92,7 @@ def many_rounds(
     attempt = Counter[int]()
     shared: Shared | None = None
     for number, following in zip(rounds.numbers, [*rounds.numbers[1:], None], strict=True):
-        while True:
+        for tried in range(1, rounds.attempts + 1):
             try:
                 if shared is None:
                     shared = yield from _begin(rounds.terms(number, attempt[number]), roster, today(), sites)
@@ -112,7 +113,7 @@ def many_rounds(
             except AttemptError as error:
                 shared = None
                 attempt[number] += 1
-                if not error.may_retry or attempt[number] == rounds.attempts:
+                if not error.may_retry or tried == rounds.attempts:
                     raise
                 if following is not None:
                     attempt[following] += 1  # its adverts may have been made

@@ -116,11 +116,8 @@ class Site:
         for attempt, _ in answered:
             self.journal.erase(RoundKey(terms.run, terms.round, attempt))
         suite = terms.primitives
-        channel_secret, mask_secret, nonce = (
-            self.random_bytes(32),
-            self.random_bytes(32),
-            self.random_bytes(16),
-        )
+        channel_secret, mask_secret = self.random_bytes(32), self.random_bytes(32)
+        nonce = self.random_bytes(16)
         channel_key, mask_key = suite.public(channel_secret), suite.public(mask_secret)
         signature = self.identity.sign(advert_message(terms, self.name, channel_key, mask_key, nonce))
         advert = Advert(self.name, channel_key, mask_key, nonce, signature)

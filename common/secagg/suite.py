@@ -46,6 +46,10 @@ class Suite:
         except ValueError:  # another length, or a point of small order
             return None
 
+    def is_usable(self, public: bytes) -> bool:
+        """Whether a public key gives a shared secret; if with any secret, then with all."""
+        return self.exchange(bytes([1]) * 32, public) is not None
+
     def seal(self, key: bytes, plain: bytes, context: bytes) -> bytes:
         """Encrypt and authenticate, 16 bytes longer. The nonce is zero: a key seals one message, ever."""
         return ChaCha20Poly1305(key).encrypt(bytes(12), plain, context)

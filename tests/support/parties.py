@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -49,23 +48,23 @@ def roster_of(names: Sequence[str]) -> Roster:
 
 
 def terms_of(roster: Roster, **changes: Any) -> Terms:
-    terms = Terms(
-        suite=1,
-        run="run",
-        round=7,
-        attempt=0,
-        dim=DIM,
-        bound=2.0,
-        columns=COLUMNS,
-        n_max=len(roster.members),
-        min_cohort=3,
-        threshold="two_thirds",
-        degree=0,
-        roster_digest=roster.digest,
-        plan_digest=PLAN,
-        public=(),
-    )
-    return replace(terms, **changes)
+    parts: dict[str, Any] = {
+        "suite": 1,
+        "run": "run",
+        "round": 7,
+        "attempt": 0,
+        "dim": DIM,
+        "bound": 2.0,
+        "columns": COLUMNS,
+        "n_max": len(roster.members),
+        "min_cohort": 3,
+        "threshold": "two_thirds",
+        "degree": 0,
+        "roster_digest": roster.digest,
+        "plan_digest": PLAN,
+        "public": (),
+    }
+    return Terms(**{**parts, **changes})
 
 
 POLICY = Policy(frozenset({PLAN}), sparse_from=8, min_degree=4)
