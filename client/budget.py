@@ -33,7 +33,8 @@ CREATE TABLE answers (
   number INTEGER PRIMARY KEY,
   study TEXT NOT NULL REFERENCES studies, run TEXT NOT NULL,
   round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  content TEXT NOT NULL, multiplier REAL NOT NULL, sensitivity REAL NOT NULL, at TEXT NOT NULL, noise_key BLOB,
+  content TEXT NOT NULL, multiplier REAL NOT NULL, sensitivity REAL NOT NULL,
+  at TEXT NOT NULL, noise_key BLOB,
   UNIQUE (run, round, attempt)
 );
 """
@@ -164,8 +165,8 @@ class Budget:
                 )
             elif Allowance(*promised) != allowance:
                 raise BudgetConflictError(
-                    f"this study was promised epsilon {promised[0]:g} at delta {promised[1]:g} when it began, "
-                    f"not epsilon {allowance.epsilon:g} at delta {allowance.delta:g}"
+                    f"this study was promised epsilon {promised[0]:g} at delta {promised[1]:g} when it "
+                    f"began, not epsilon {allowance.epsilon:g} at delta {allowance.delta:g}"
                 )
             _require_left("study", _multipliers(database, answer.study), answer, allowance)
             _require_left("lifetime", _multipliers(database), answer, _lifetime(database))
