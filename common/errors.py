@@ -5,7 +5,11 @@ ClinimetaError
 │   ├── StudyError          a study file or one of its keys
 │   ├── DataError           a table: file, row, column
 │   ├── MissingDataError    a data set that is neither here nor downloadable
-│   └── RunDirError         a run directory that is missing, foreign or half written
+│   ├── RunDirError         a run directory that is missing, foreign or half written
+│   └── BudgetFileError     a privacy budget's file: missing, foreign, damaged, or open to others
+├── BudgetError             the hospital: an answer that its privacy budget does not allow
+│   ├── BudgetSpentError    it would cost more than was promised to the patients
+│   └── BudgetConflictError it is not what was recorded under this name
 ├── QuorumError             the hospitals: too few of them answered, names them
 ├── AttemptError            the hospitals: too few of them left to open a sum; a new attempt may do
 ├── RecordError             the peer: bytes that are not a record of ours
@@ -69,6 +73,31 @@ class MissingDataError(UserError):
 
 class RunDirError(UserError):
     """A run directory is missing, belongs to something else, or cannot be used as asked."""
+
+
+class BudgetFileError(UserError):
+    """The file of a site's privacy budget cannot be used; nothing may be released without it."""
+
+
+class BudgetError(ClinimetaError):
+    """A site's privacy budget does not allow this answer; nothing was spent."""
+
+
+class BudgetSpentError(BudgetError):
+    """The answer would cost more than what is left. `scope` is "study" or "lifetime"."""
+
+    def __init__(self, scope: str, spent: float, would_be: float, epsilon: float, delta: float) -> None:
+        self.scope, self.spent, self.would_be = scope, spent, would_be
+        self.epsilon, self.delta = epsilon, delta
+        whose = "of this study" if scope == "study" else "of this site, over all studies,"
+        super().__init__(
+            f"the privacy budget {whose} is spent: epsilon {spent:.3f} so far, {would_be:.3f} with this "
+            f"answer, {epsilon:g} allowed at delta {delta:g}"
+        )
+
+
+class BudgetConflictError(BudgetError):
+    """Something else was recorded under this name: another answer, or another promise."""
 
 
 class QuorumError(ClinimetaError):
