@@ -3,13 +3,18 @@
 Both are the same numbers: the site's clipped sum, its weight and its metrics through the quantiser.
 """
 
+import functools
 import hashlib
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.common.contributions import contribution, model_digest, ring_of
 from clinimeta.common.errors import BoundError, RecordError
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
+from clinimeta.common.privacy.noise import Noise
 from clinimeta.common.records import (
     Masking,
     MaskingOrder,
@@ -21,6 +26,7 @@ from clinimeta.common.records import (
 from clinimeta.common.secagg import messages
 from clinimeta.common.secagg.messages import MaskedRequest, Request
 from clinimeta.common.secagg.ring import Contribution, rounding_key
+from clinimeta.common.secagg.site import Opened
 from clinimeta.common.secagg.site import Site as Party
 from clinimeta.common.tasks.table import Table
 
@@ -51,7 +57,7 @@ def quantised(
     return Quantised(order.nonce, order.run, order.round, site, words.astype("<u4", copy=False).tobytes())
 
 
-def masking(party: Party, order: MaskingOrder, contribute: Callable[[], Contribution]) -> Masking:
+def masking(party: Party, order: MaskingOrder, contribute: Callable[[Opened], Contribution]) -> Masking:
     """The answers of secure aggregation's five phases; `contribute` is called in the third only.
 
     Raises:
@@ -68,7 +74,9 @@ def masking(party: Party, order: MaskingOrder, contribute: Callable[[], Contribu
                 raise RecordError("a request of another round")
             if hashlib.sha256(order.plan).digest() not in party.policy.plans:
                 raise RecordError("a plan that the site has not approved")
-            answer = party.answer(request, contribute, model_digest(order.plan, order.params))
+            opened = party.opened(request.key)
+            train = functools.partial(contribute, opened) if opened is not None else None
+            answer = party.answer(request, train or _nothing, model_digest(order.plan, order.params))
         else:
             answer = party.answer(request)
         answers.append(messages.to_bytes(answer))
@@ -88,3 +96,21 @@ def contributed(
     if isinstance(reply, Refusal):
         raise Unable(reply)
     return contribution(plan, reply.gradient, reply.weight, reply.metrics)
+
+
+def with_noise(added: Contribution, noise: Noise | None, key: bytes) -> Contribution:
+    """The same with this party's noise, drawn from a key that serves once."""
+    if noise is None:
+        return added
+    return replace(added, noise=discrete_gaussian(key, noise.sigma, len(added.vector)))
+
+
+def noise_key(seed: bytes | None, run: str, number: int, site: str) -> bytes:
+    """A fresh secret; or, for a simulation that can be repeated, a function of a seed."""
+    if seed is None:
+        return secrets.token_bytes(32)
+    return hashlib.sha256(b"\0".join([seed, run.encode(), str(number).encode(), site.encode()])).digest()
+
+
+def _nothing() -> Contribution:
+    raise AssertionError("a round that is not open is refused before anything is computed")

@@ -11,10 +11,11 @@ from importlib.metadata import version
 from typing import Any
 
 from clinimeta.client.meta_gradients import meta_gradients
-from clinimeta.client.protected import Unable, contributed, masking, quantised
+from clinimeta.client.protected import Unable, contributed, masking, noise_key, quantised, with_noise
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
+from clinimeta.common.contributions import noise_of, ring_of
 from clinimeta.common.errors import DataError, RecordError, StudyError
 from clinimeta.common.params import is_finite, like
 from clinimeta.common.plan import Plan
@@ -34,7 +35,8 @@ from clinimeta.common.records import (
     count_range,
 )
 from clinimeta.common.rng import generator
-from clinimeta.common.secagg.ring import Contribution
+from clinimeta.common.secagg.ring import Contribution, Ring
+from clinimeta.common.secagg.site import Opened
 from clinimeta.common.secagg.site import Site as Party
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
@@ -50,7 +52,8 @@ class Site:
     `test` marks records that the data set's protocol keeps for evaluation; no answer is made from them.
     `device` is where torch computes: "cpu" or "cuda". `party` is its part in secure aggregation: its key, the
     consortium's roster, its policy and its journal. `rounding_seed` makes the quantiser's rounding
-    a function of run and round; the privacy of an answer does not rest on it.
+    a function of run and round; the privacy of an answer does not rest on it. It does rest on fresh noise:
+    `noise_seed` is for simulations only, which must repeat themselves.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Site:
     device: str = "cpu"
     party: Party | None = field(default=None, repr=False)
     rounding_seed: bytes = field(default=bytes(32), repr=False)
+    noise_seed: bytes | None = field(default=None, repr=False)
 
     def table(self, schema: Schema) -> Table:
         """The rows that training may see, encoded as a study's schema says.
@@ -116,13 +120,18 @@ def _masking(site: Site, order: MaskingOrder, tables: dict[Schema, Table]) -> Ma
     if party is None:
         raise Refuse("no_identity", REFUSALS["no_identity"])
 
-    def contribute() -> Contribution:
+    def contribute(opened: Opened) -> Contribution:
         plan, learner = _read_plan(order.plan)
         if plan.protection.answers != "masked":
             raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
         if not like(order.params, learner.init(generator("template"))) or not is_finite(order.params):
             raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
-        return contributed(plan, order, site.name, table_of(site, plan.table, tables), site.device)
+        ring = ring_of(plan, plan.subspace().at(order.params), opened.terms.n_max)
+        if ring != Ring.of(opened.terms):  # a smaller bound would make the noise smaller
+            raise Refuse("not_protected", "the terms' bounds are not those that follow from the plan")
+        added = contributed(plan, order, site.name, table_of(site, plan.table, tables), site.device)
+        key = noise_key(site.noise_seed, order.run, order.round, site.name)
+        return with_noise(added, noise_of(plan, ring, opened.survivors), key)
 
     try:
         return masking(party, order, contribute)

@@ -6,6 +6,7 @@ and, for each metric, its sum and its weight. Bounds follow from the plan alone,
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,12 +16,16 @@ from clinimeta.common import metrics
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import digest
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.clipping import with_rounding
+from clinimeta.common.privacy.noise import Noise
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Column
 from clinimeta.common.tasks.episode import Examples
 from clinimeta.common.typing import Params
 
 WEIGHT = "weight"
+TAIL = 8.0
+"""Standard deviations of noise that fit into the ring beside the sum: beyond it is one number in 10^15."""
 LARGEST_METRIC = 1000.0
 """A row's loss or error counts for at most this in the sums that leave a site in whole numbers."""
 
@@ -28,7 +33,48 @@ LARGEST_METRIC = 1000.0
 def ring_of(plan: Plan, params: Params, sites: int) -> Ring:
     """The quantiser of a round with up to so many sites, for answers that fit `params`."""
     dim = sum(p.numel() for p in params.values())
-    return Ring(dim, largest_weight(plan) * plan.protection.clip, columns_of(plan), sites)
+    protection = plan.protection
+    spread = protection.noise_multiplier * sensitivity(plan) / math.sqrt(_honest(plan))
+    bound = largest_weight(plan) * protection.clip + TAIL * spread
+    return Ring(dim, bound, columns_of(plan), sites)
+
+
+def sensitivity(plan: Plan) -> float:
+    """How far (L2) one patient can move a site's sum, before rounding (`privacy.promise`).
+
+    The whole answer of a site that takes several local steps is cut, so it can move from end to end.
+    """
+    episodes = plan.episodes
+    one_step = plan.local_meta_steps == 1 and episodes.tasks_a_patient > 0
+    tasks = min(episodes.tasks_a_patient, episodes.tasks) if one_step else episodes.tasks
+    return 2 * tasks * plan.protection.clip
+
+
+def noise_of(plan: Plan, ring: Ring, survivors: int = 0) -> Noise | None:
+    """The noise of a round's sum, in the ring's whole numbers; None where the plan promises nothing.
+
+    `survivors` is the fewest sites whose masked sum may be opened, at least the plan's `min_cohort`.
+    """
+    protection = plan.protection
+    if not protection.noise_multiplier:
+        return None
+    scale = ring.scale(ring.bound)
+    moved = with_rounding(sensitivity(plan), ring.dim, scale)
+    if protection.answers == "quantised":
+        return Noise(protection.noise_multiplier, moved, scale, "central")
+    return Noise(
+        protection.noise_multiplier,
+        moved,
+        scale,
+        "distributed",
+        max(survivors, protection.min_cohort),
+        protection.colluders,
+    )
+
+
+def _honest(plan: Plan) -> int:
+    protection = plan.protection
+    return protection.min_cohort - protection.colluders if protection.answers == "masked" else 1
 
 
 def largest_weight(plan: Plan) -> float:
@@ -41,14 +87,19 @@ def columns_of(plan: Plan) -> tuple[Column, ...]:
     ways = plan.episodes.ways if plan.episodes.draw == "per_class" else 1
     rows = float(plan.episodes.tasks * plan.episodes.query * ways)
     columns = [Column(WEIGHT, largest_weight(plan))]
+    if plan.protection.noise_multiplier:
+        return tuple(columns)
     for name in _metric_names(plan.canonical()):
         columns += [Column(f"{name}.total", LARGEST_METRIC * rows), Column(f"{name}.weight", rows)]
     return tuple(columns)
 
 
 def contribution(plan: Plan, gradient: Params, weight: float, measured: Mapping[str, Mean]) -> Contribution:
-    """What a site adds. Metrics over their bound are cut to it; the gradient was cut already."""
-    values = {WEIGHT: weight}
+    """What a site adds. Metrics over their bound are cut to it; the gradient was cut already.
+
+    Under a promise every site counts for the tasks that were agreed, since how many it had is private.
+    """
+    values = {WEIGHT: largest_weight(plan) if plan.protection.noise_multiplier else weight}
     for name, mean in measured.items():
         values |= {f"{name}.total": mean.total, f"{name}.weight": mean.weight}
     columns = columns_of(plan)
@@ -58,10 +109,8 @@ def contribution(plan: Plan, gradient: Params, weight: float, measured: Mapping[
 
 def combined(plan: Plan, total: Contribution, template: Params) -> tuple[Params, float, dict[str, Mean]]:
     """The sum over sites as it was before: meta-gradient (float64), weight, metrics."""
-    found = {
-        name: Mean(total.columns[f"{name}.total"], total.columns[f"{name}.weight"])
-        for name in _metric_names(plan.canonical())
-    }
+    names = () if plan.protection.noise_multiplier else _metric_names(plan.canonical())
+    found = {name: Mean(total.columns[f"{name}.total"], total.columns[f"{name}.weight"]) for name in names}
     return unflatten(total.vector, template), total.columns[WEIGHT], found
 
 

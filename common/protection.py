@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import model_validator
 
 from clinimeta.common.settings import Settings
@@ -16,6 +16,11 @@ class Protection(Settings):
     the same whole numbers under secure aggregation: the coordinator learns the sum over at least `min_cohort`
     sites and nothing else. The last two give results that are equal to the bit.
 
+    With `epsilon` over 0 the whole training is (epsilon, `delta`)-private for each patient: noise of
+    `noise_multiplier` times what one patient can change (which the study works out of its rounds) is in every
+    sum. Masked: each site adds its share, enough for the fewest survivors that may be, of whom
+    `colluders` know their own; quantised: the coordinator adds it, and is trusted. Weights and metrics then do not travel.
+
     Weights and metrics travel as further whole numbers. A site counts for at most `max_rows` rows where
     sites are weighted by rows.
     """
@@ -24,11 +29,19 @@ class Protection(Settings):
     clip: Annotated[float, Gt(0)] = 10.0
     min_cohort: Annotated[int, Ge(1)] = 3
     max_rows: Annotated[int, Ge(1)] = 10_000
+    epsilon: Annotated[float, Ge(0)] = 0.0
+    delta: Annotated[float, Gt(0), Lt(1)] = 1e-6
+    colluders: Annotated[int, Ge(0)] = 0
+    noise_multiplier: Annotated[float, Ge(0)] = 0.0
 
     @model_validator(mode="after")
     def _masks_hide_among_several(self) -> "Protection":
         if self.answers == "masked" and self.min_cohort < 2:
             raise ValueError("min_cohort: the sum over one site hides nothing")
+        if self.epsilon and self.answers == "plain":
+            raise ValueError('epsilon: noise needs answers in whole numbers, answers = "masked"')
+        if self.colluders >= self.min_cohort:
+            raise ValueError("colluders: somebody honest must be left in the smallest cohort")
         return self
 
     @property

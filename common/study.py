@@ -20,6 +20,7 @@ from clinimeta.common.optim import OuterSettings
 from clinimeta.common.params import shapes
 from clinimeta.common.plan import Choice as Choice
 from clinimeta.common.plan import Plan as Plan
+from clinimeta.common.privacy.promise import Promise
 from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
 from clinimeta.common.settings import Settings, parse
@@ -238,7 +239,7 @@ class Study(Settings):
             local_rate=arm.training.local_rate,
             proximal=arm.training.proximal,
             weighting=arm.training.weighting,
-            protection=arm.protection,
+            protection=_with_noise(arm),
             seed=seed,
             trainable=arm.training.trainable,
             rank=arm.training.rank,
@@ -250,6 +251,15 @@ class Study(Settings):
 
 
 _SHARED = ("model", "episodes", "training", "protection")
+
+
+def _with_noise(arm: Arm) -> Protection:
+    """The arm's protection with the noise that its promise takes over all its rounds."""
+    promised = arm.protection
+    if not (promised.epsilon and arm.training.rounds):
+        return promised
+    multiplier = Promise(promised.epsilon, promised.delta).noise_multiplier(arm.training.rounds)
+    return promised.model_copy(update={"noise_multiplier": multiplier})
 
 
 class _Shared(Settings):
@@ -332,6 +342,17 @@ def check(study: Study, where: str = "") -> None:
             not arm.episodes.tasks_a_patient or arm.training.local_meta_steps == 1,
             f"arm '{arm.name}': `tasks_a_patient` bounds the tasks of a single local step",
             "`local_meta_steps` = 1 in [training], or no `tasks_a_patient`",
+        )
+        promised = arm.protection.epsilon > 0
+        require(
+            not arm.protection.noise_multiplier,
+            f"arm '{arm.name}': `noise_multiplier` follows from epsilon, delta and rounds",
+            "`epsilon` instead",
+        )
+        require(
+            not promised or arm.training.weighting == "tasks",
+            f"arm '{arm.name}': how many rows a hospital has is private under a promise",
+            'weighting = "tasks" in [training]',
         )
         cohort, least = arm.training.cohort_size, arm.protection.min_cohort
         require(

@@ -40,6 +40,7 @@ class Job:
     temperatures the sites are asked for at the end.
     `curve` scores the meta-parameters after a round (at hospitals that do not train); `notify` hears of
     every round. `roster` has the sites' keys, for secure aggregation.
+    `noise_seed` is for simulations, whose noise must repeat itself.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Job:
     curve: Callable[[int, Params], Mapping[str, float]] = field(default=lambda _round, _params: {})
     notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
     roster: Roster | None = None
+    noise_seed: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -126,6 +128,7 @@ class OverTheGrid:
                     attempts=training.attempts,
                     limits=limits(self.job),
                     nonce=self.nonce,
+                    noise_seed=self.job.noise_seed,
                 )
             )
         return self.link.converse(
@@ -187,7 +190,7 @@ def server_app(
 def conduct(job: Job, outcome: Outcome, hospitals: Hospitals) -> None:
     """The whole of a job: all rounds that are still to do, then the temperatures."""
     outcome.state = train(job, hospitals)
-    if job.calibrate:
+    if job.calibrate and not job.plan.protection.noise_multiplier:  # temperatures would need noise, too
         outcome.temperatures = hospitals.temperatures(job.calibrate, outcome.state.params)
 
 

@@ -6,15 +6,17 @@ same mean to the last bit.
 
 import hashlib
 import math
+import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
 import numpy as np
 
-from clinimeta.common.contributions import combined, model_digest, ring_of
+from clinimeta.common.contributions import combined, model_digest, noise_of, ring_of
 from clinimeta.common.errors import AttemptError, QuorumError, RecordError
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
 from clinimeta.common.records import (
     Masking,
     MaskingOrder,
@@ -52,9 +54,11 @@ def quantised_round(
     attempts: int,
     limits: Limits,
     nonce: Nonce,
+    noise_seed: bytes | None = None,
 ) -> Flow[Round]:
     """As `flow.meta_round`, for answers in whole numbers.
 
+    `noise_seed` makes the coordinator's noise, where the plan promises any, repeat itself.
     None is compared with the others: a site's answer is bounded by the plan's `clip`.
 
     Raises:
@@ -91,7 +95,8 @@ def quantised_round(
         missing = {site: refused.get(site, "silent") for site in cohort if site not in accepted}
         raise QuorumError(number, len(accepted), quorum, missing)
     silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
-    total = ring.dequantise(sum_of_words([usable[site] for site in accepted]))
+    words = sum_of_words([usable[site] for site in accepted])
+    total = ring.dequantise(with_central_noise(words, plan, ring, noise_seed, run, number))
     return Round(aggregate_of(plan, total, params, accepted, refused), silent)
 
 
@@ -129,6 +134,23 @@ def sum_of_words(every: Sequence[np.ndarray]) -> np.ndarray:
     for words in every:
         total += words
     return total
+
+
+def with_central_noise(
+    words: np.ndarray, plan: Plan, ring: Ring, seed: bytes | None, run: str, number: int
+) -> np.ndarray:
+    """The sum with the noise that the plan promises, added once by whoever adds up."""
+    noise = noise_of(plan, ring)
+    if noise is None:
+        return words
+    key = (
+        secrets.token_bytes(32)
+        if seed is None
+        else hashlib.sha256(b"\0".join([seed, run.encode(), str(number).encode()])).digest()
+    )
+    noisy = words.copy()
+    noisy[: ring.dim] += discrete_gaussian(key, noise.sigma, ring.dim).astype(np.uint32)
+    return noisy
 
 
 def aggregate_of(

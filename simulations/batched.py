@@ -12,15 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from clinimeta.client.meta_gradients import meta_gradients
+from clinimeta.client.protected import noise_key, with_noise
 from clinimeta.client.site import Refuse, Site, answer, table_of
 from clinimeta.common import metrics
-from clinimeta.common.contributions import contribution, ring_of
+from clinimeta.common.contributions import contribution, noise_of, ring_of
 from clinimeta.common.errors import BoundError, QuorumError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import Introduction, IntroductionOrder, MetaGradient, MetaGradientOrder
 from clinimeta.common.secagg.ring import rounding_key
+from clinimeta.common.secagg.terms import THRESHOLDS
 from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Table
 from clinimeta.common.typing import Params
@@ -28,7 +30,8 @@ from clinimeta.server.aggregation import Aggregate, check, outsized
 from clinimeta.server.app import Job, Outcome, conduct, limits
 from clinimeta.server.flow import Flow, Round, calibration_round
 from clinimeta.server.link import Traffic, quorum_of
-from clinimeta.server.protected import aggregate_of
+from clinimeta.server.protected import aggregate_of, with_central_noise
+from clinimeta.simulations.consortium import noise_seed
 
 CHUNK_TASKS = 128
 """Tasks in one call: large enough to be fast, small enough for the cache of a processor."""
@@ -96,15 +99,20 @@ class Together:
         """What a sum with or without masks comes to: masks cancel, so there are none."""
         plan, params = self.job.plan, order.params
         ring = ring_of(plan, plan.subspace().at(params), len(cohort))
+        hidden = plan.protection.answers == "masked"
+        noise = noise_of(plan, ring, THRESHOLDS["two_thirds"](len(cohort)))  # all of them advertise
         words, accepted, refused = np.zeros(ring.size, np.uint32), list[str](), dict[str, str]()
         for names in self._chunks(cohort):
             for name, reply in self._replies(order, names, refused):
                 seed = self.hospitals[name].rounding_seed if name in self.hospitals else bytes(32)
                 key = rounding_key(seed, order.run, order.round, name)
-                try:
-                    words += ring.quantise(
-                        contribution(plan, reply.gradient, reply.weight, reply.metrics), key
+                added = contribution(plan, reply.gradient, reply.weight, reply.metrics)
+                if hidden:
+                    added = with_noise(
+                        added, noise, noise_key(noise_seed(plan), order.run, order.round, name)
                     )
+                try:
+                    words += ring.quantise(added, key)
                 except BoundError:
                     refused[name] = "refused: not_finite"
                 else:
@@ -112,6 +120,8 @@ class Together:
         quorum = quorum_of(self.job.training.quorum, len(cohort))
         if len(accepted) < quorum:
             raise QuorumError(order.round, len(accepted), quorum, refused)
+        if not hidden:
+            words = with_central_noise(words, plan, ring, noise_seed(plan), order.run, order.round)
         found = aggregate_of(plan, ring.dequantise(words), params, accepted, refused)
         return Round(found, silent=())
 

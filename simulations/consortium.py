@@ -33,4 +33,15 @@ def found(sites: Mapping[str, Site], plan: Plan) -> Consortium:
         name: Party(keys[name], roster, policy, MemoryJournal(), date.today, site.rounding_seed)
         for name, site in sites.items()
     }
-    return Consortium(roster, {name: replace(site, party=parties[name]) for name, site in sites.items()})
+    return Consortium(
+        roster,
+        {
+            name: replace(site, party=parties[name], noise_seed=noise_seed(plan))
+            for name, site in sites.items()
+        },
+    )
+
+
+def noise_seed(plan: Plan) -> bytes:
+    """Simulated noise repeats itself, as all randomness of a simulation does."""
+    return hashlib.sha256(f"simulated noise {plan.seed}".encode()).digest()

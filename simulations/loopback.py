@@ -26,7 +26,7 @@ from clinimeta.common.records import MetaGradient
 from clinimeta.common.rng import derive_seed
 from clinimeta.common.study import Faults
 from clinimeta.server.app import Job, Outcome, server_app
-from clinimeta.simulations.consortium import found
+from clinimeta.simulations.consortium import found, noise_seed
 from clinimeta.simulations.failures import Fault, FaultPlan, corrupt
 
 WireTap = Callable[[str, bytes], None]
@@ -204,6 +204,7 @@ class LoopbackEngine:
     def __call__(self, job: Job, outcome: Outcome, sites: Mapping[str, Site]) -> None:
         """Do `job` over these hospitals."""
         clock = VirtualClock()
+        job = replace(job, noise_seed=noise_seed(job.plan))
         if job.plan.protection.answers == "masked":
             consortium = found(sites, job.plan)
             job, sites = replace(job, roster=consortium.roster), consortium.sites

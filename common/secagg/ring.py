@@ -22,10 +22,14 @@ _BLOCK = 32_768  # coordinates at a time: four buffers that fit into a core's ca
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one site adds, or what all added: a vector `[dim]` of floats, and the columns by name."""
+    """What one site adds, or what all added: a vector `[dim]` of floats, and the columns by name.
+
+    `noise` `[dim]`, in whole numbers, is added after rounding; the ring's bound must leave room for it.
+    """
 
     vector: NDArray[Any]
     columns: Mapping[str, float]
+    noise: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Ring:
         for i, column in enumerate(self.columns, start=self.dim):
             value = np.array([contribution.columns[column.name]], np.float64)
             _round(value, column.bound, self.scale(column.bound), bits, out[i : i + 1])
+        if contribution.noise is not None:
+            out[: self.dim] += contribution.noise.astype(np.uint32)  # modulo 2^32, as all sums here
         return out
 
     def dequantise(self, total: NDArray[np.uint32]) -> Contribution:

@@ -45,6 +45,14 @@ Train = Callable[[], Contribution]
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """The terms of an attempt, and the fewest survivors that a site confirms a sum of."""
+
+    terms: Terms
+    survivors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """One site. It holds no state of its own: `journal` does.
 
@@ -63,6 +71,16 @@ class Site:
     def name(self) -> str:
         """The site's name in the roster."""
         return self.identity.name
+
+    def opened(self, key: RoundKey) -> Opened | None:
+        """What was agreed of an attempt that this site has shared secrets for, until it is over."""
+        data = self.journal.load(key)
+        session = decode(Session, data) if data is not None else None
+        if session is None or not session.adverts:
+            return None
+        circle = Circle.of(session.terms, session.adverts)
+        least = max(circle.threshold, session.terms.min_cohort, self.policy.min_cohort)
+        return Opened(session.terms, least)
 
     def answer(
         self, request: Request, train: Train | None = None, model_digest: bytes = b""
