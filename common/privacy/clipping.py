@@ -29,10 +29,8 @@ def clip_factors(gradients: Params, bound: float) -> Float[Tensor, " tasks"]:
         raise ValueError(f"the clipping bound is {bound}, expected over 0")
     if not gradients:
         raise ValueError("there is no meta-gradient to clip")
-    each = [
-        torch.linalg.vector_norm(gradients[name].flatten(1), dim=1, dtype=torch.float64)
-        for name in sorted(gradients)
-    ]
+    flat = [gradients[name].reshape(len(gradients[name]), -1) for name in sorted(gradients)]
+    each = [torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat]
     norms = torch.linalg.vector_norm(torch.stack(each), dim=0)
     factors = (bound * (1 - _SAFE) / norms).clamp(max=1.0)  # 0 / 0 does not come up: bound / 0 is infinite
     return torch.where(torch.isfinite(norms), factors, 0.0)
