@@ -98,7 +98,7 @@ def test_a_study_that_standardises_by_its_own_rows_cannot_promise(typed: Typed) 
 
 def test_a_study_that_is_bounded_already_is_not_told_to(typed: Typed, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    text = studies.text_of("default").replace("query = 15", "query = 15\ntasks_a_patient = 2")
+    text = studies.text_of("default").replace("{ shots = [5] }", "{ shots = [5], tasks_a_patient = 2 }")
     file.write_text(text.replace("rounds = 30", 'rounds = 30, trainable = "head"'))
     code, out, _ = typed("privacy", "plan", str(file))
     assert code == 0
