@@ -83,6 +83,8 @@ def privacy_plan(
         return
     typer.echo(f"study            {found.name}, arm '{chosen.name}', {asked} hospitals a round")
     typer.echo(in_words(utility))
+    if not found.table.patient:
+        typer.echo("\nnote: the study has no `patient` column, so that each row is promised this for itself")
     if not chosen.episodes.tasks_a_patient:
         typer.echo(f"\nto keep it, the study needs tasks_a_patient = {limit} in [episodes]")
 

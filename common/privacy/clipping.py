@@ -60,10 +60,12 @@ def clipped_sum(gradients: Params, bound: float) -> Params:
         ValueError: as `clip_factors`.
     """
     factors = clip_factors(gradients, bound)
-    kept = torch.nonzero(factors).squeeze(-1)  # NaN times 0 is NaN: a task that is not finite goes out here
+    if not bool(factors.all()):  # NaN times 0 is NaN: a task that is not finite goes out here
+        kept = torch.nonzero(factors).squeeze(-1)
+        factors, gradients = factors[kept], map_params(lambda g: g[kept], gradients)
 
     def total(g: Tensor) -> Tensor:
-        summed: Tensor = torch.tensordot(factors[kept], g[kept].double(), dims=1)
+        summed: Tensor = torch.tensordot(factors, g.double(), dims=1)
         return summed
 
     return map_params(total, gradients)

@@ -107,6 +107,13 @@ def test_a_study_that_is_bounded_already_is_not_told_to(typed: Typed, tmp_path: 
     assert "needs tasks_a_patient" not in out
 
 
+def test_without_a_patient_column_rows_are_promised(typed: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(studies.text_of("default").replace('patient = "patient_id"\n', ""))
+    assert "each row is promised" in typed("privacy", "plan", str(file))[1]
+    assert "each row is promised" not in typed(*PLAN)[1]
+
+
 def test_an_unknown_study_is_named(typed: Typed) -> None:
     code, _, err = typed("privacy", "plan", "defualt")
     assert code == 2
