@@ -258,7 +258,7 @@ class Budget:
                 where=str(self.path),
                 found=str(error),
                 expected="a file that clinimeta made, on a disk that can be written",
-                remedy="restore it from a backup; without it nothing may be released",
+                remedy="restore the newest backup; what was released since is missing in it",
             ) from None
 
 
@@ -309,7 +309,7 @@ def _require_private(path: Path, mode: int) -> None:
             "there is no privacy budget here",
             where=str(path),
             expected="the file that was made when this site was set up",
-            remedy="check the path, or restore it from a backup: a new one would forget what was spent",
+            remedy="check the path, or restore the newest backup: a new file would forget what was spent",
         ) from None
     fits = stat.S_ISDIR(found.st_mode) if mode == 0o700 else stat.S_ISREG(found.st_mode)
     if not fits or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:

@@ -19,7 +19,8 @@ class Protection(Settings):
     With `epsilon` over 0 the whole training is (epsilon, `delta`)-private for each patient: noise of
     `noise_multiplier` times what one patient can change (which the study works out of its rounds) is in every
     sum. Masked: each site adds its share, enough for the fewest survivors that may be, of whom
-    `colluders` know their own; quantised: the coordinator adds it, and is trusted. Weights and metrics then do not travel.
+    `colluders` know their own; quantised: the coordinator adds it, and is trusted. Weights and
+    metrics then do not travel.
 
     Weights and metrics travel as further whole numbers. A site counts for at most `max_rows` rows where
     sites are weighted by rows.

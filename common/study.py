@@ -341,7 +341,7 @@ def check(study: Study, where: str = "") -> None:
         require(
             not arm.episodes.tasks_a_patient or arm.training.local_meta_steps == 1,
             f"arm '{arm.name}': `tasks_a_patient` bounds the tasks of a single local step",
-            "`local_meta_steps` = 1 in [training], or no `tasks_a_patient`",
+            "`local_meta_steps` = 1 for this arm, or no `tasks_a_patient`",
         )
         promised = arm.protection.epsilon > 0
         require(

@@ -5,8 +5,9 @@ Private training needs few numbers: noise has a size in each of them, a clipped 
 With `low_rank` a weight W of shape [a, ...] moves as W + A B. A is [a, r] with orthonormal columns, random
 but fixed by the plan's seed, so that nobody has to send it; B is [r, ...] and learns. The chain rule gives
 dL/dB = A^T dL/dW: a site sends the projection of its meta-gradient, whose norm is at most the gradient's own.
-The optimizer of the coordinator moves B, and A (B' - B) is added to W. Tensors with one axis (biases,
-rates), and weights whose first axis is not longer than r, learn in full.
+The optimizer of the coordinator moves B from 0, and A B is added to W; the next round starts at 0 again,
+which is the same for an optimizer whose step does not depend on where it is (all of `optim`). Tensors with
+one axis (biases, rates), and weights whose first axis is not longer than r, learn in full.
 """
 
 from collections.abc import Iterable, Mapping

@@ -16,6 +16,7 @@ import typer
 
 from clinimeta.client import cli as client_cli
 from clinimeta.common.errors import ClinimetaError, NumericalError, QuorumError, UserError
+from clinimeta.simulations import privacy_cli
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a fault of ours; 2 something you can mend (it says what); 3 too few hospitals
@@ -41,6 +42,7 @@ bench_app = typer.Typer(
 app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
 app.add_typer(bench_app, name="bench")
+app.add_typer(privacy_cli.app, name="privacy")
 
 
 class EngineName(StrEnum):

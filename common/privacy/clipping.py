@@ -29,10 +29,8 @@ def clip_factors(gradients: Params, bound: float) -> Float[Tensor, " tasks"]:
         raise ValueError(f"the clipping bound is {bound}, expected over 0")
     if not gradients:
         raise ValueError("there is no meta-gradient to clip")
-    each = [
-        torch.linalg.vector_norm(gradients[name].flatten(1), dim=1, dtype=torch.float64)
-        for name in sorted(gradients)
-    ]
+    flat = [gradients[name].reshape(len(gradients[name]), -1) for name in sorted(gradients)]
+    each = [torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat]
     norms = torch.linalg.vector_norm(torch.stack(each), dim=0)
     factors = (bound * (1 - _SAFE) / norms).clamp(max=1.0)  # 0 / 0 does not come up: bound / 0 is infinite
     return torch.where(torch.isfinite(norms), factors, 0.0)
@@ -62,10 +60,12 @@ def clipped_sum(gradients: Params, bound: float) -> Params:
         ValueError: as `clip_factors`.
     """
     factors = clip_factors(gradients, bound)
-    kept = torch.nonzero(factors).squeeze(-1)  # NaN times 0 is NaN: a task that is not finite goes out here
+    if not bool(factors.all()):  # NaN times 0 is NaN: a task that is not finite goes out here
+        kept = torch.nonzero(factors).squeeze(-1)
+        factors, gradients = factors[kept], map_params(lambda g: g[kept], gradients)
 
     def total(g: Tensor) -> Tensor:
-        summed: Tensor = torch.tensordot(factors[kept], g[kept].double(), dims=1)
+        summed: Tensor = torch.tensordot(factors, g.double(), dims=1)
         return summed
 
     return map_params(total, gradients)

@@ -10,7 +10,9 @@ reals, and far below every delta that anybody promises.
 import math
 
 import numpy as np
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from jaxtyping import Int, UInt64
 
 KEY_BYTES = 32
@@ -44,6 +46,16 @@ class Keystream:
     def __repr__(self) -> str:
         """Not the key."""
         return "Keystream(...)"
+
+
+def subkey(key: bytes, purpose: str) -> bytes:
+    """A key of its own for each thing that a reserved answer needs: its noise, its rounding.
+
+    >>> subkey(bytes(32), "noise") == subkey(bytes(32), "rounding")
+    False
+    """
+    info = f"clinimeta privacy 1|{purpose}".encode()
+    return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
 
 
 def discrete_gaussian(key: bytes, sigma: float, count: int) -> Int[np.ndarray, " count"]:

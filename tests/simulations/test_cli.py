@@ -143,6 +143,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "bench",
         "bench adaptation",
         "bench rounds",
+        "privacy",
+        "privacy plan",
     }
 
 
