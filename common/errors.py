@@ -8,6 +8,7 @@ ClinimetaError
 │   └── RunDirError         a run directory that is missing, foreign or half written
 ├── QuorumError             the hospitals: too few of them answered, names them
 ├── RecordError             the peer: bytes that are not a record of ours
+├── GateError               the consortium: steps had to be undone too often
 └── NumericalError          us: training left the finite numbers
 
 A hospital that says no gives an answer (`records.Refusal`); it does not raise.
@@ -88,6 +89,10 @@ class QuorumError(ClinimetaError):
 
 class RecordError(ClinimetaError):
     """Bytes that a peer sent are not the record that they claim to be."""
+
+
+class GateError(ClinimetaError):
+    """The hold-out gate undid more outer steps than the study allows: somebody should look why."""
 
 
 class NumericalError(ClinimetaError):

@@ -21,6 +21,7 @@ from clinimeta.common.params import shapes
 from clinimeta.common.plan import Choice as Choice
 from clinimeta.common.plan import Plan as Plan
 from clinimeta.common.rng import generator
+from clinimeta.common.safeguards import AggregationSettings, GateSettings
 from clinimeta.common.settings import Settings, parse
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
@@ -36,7 +37,8 @@ class Training(Settings):
     step it sends the plain meta-gradient. `proximal` is FedProx's mu (Li et al., MLSys 2020, eq. 2): each of
     the steps also descends proximal/2 |params - params received|^2. A round needs answers from `quorum` of
     its cohort within `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a
-    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused.
+    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused. `aggregation`
+    says how the rest become one, `gate` when a step that did harm is undone.
     """
 
     rounds: Annotated[int, Ge(0)] = 50
@@ -51,6 +53,8 @@ class Training(Settings):
     attempts: Annotated[int, Ge(1)] = 3
     max_norm: Annotated[float, Gt(0)] = 1e4
     max_norm_ratio: Annotated[float, Gt(1)] = 1000.0
+    aggregation: AggregationSettings = AggregationSettings()
+    gate: GateSettings = GateSettings()
 
 
 class Arm(Settings):
@@ -307,6 +311,12 @@ def check(study: Study, where: str = "") -> None:
             f"arm '{arm.name}': `proximal` says nothing to a single local step",
             "`local_meta_steps` over 1 in [training], or no `proximal`",
         )
+        asked, needed = arm.training.cohort_size, arm.training.aggregation.least_sites
+        require(
+            not asked or asked >= needed,
+            f"arm '{arm.name}': a cohort of {asked} is too small for '{arm.training.aggregation.rule}'",
+            f"`cohort_size` of {needed} or more in [training], or 0",
+        )
         judged = bool(study.evaluations) and not numbers
         require(
             not judged or learner.objective.classes == len(study.table.classes),
@@ -333,9 +343,9 @@ def check(study: Study, where: str = "") -> None:
 
 
 def _inherit(defaults: Any, overrides: Any) -> Any:
-    """`overrides` over `defaults`, group by group; another `name` takes none of the old one's options."""
+    """`overrides` over `defaults`, group by group; another `name` or `rule` takes none of the old options."""
     if not (isinstance(defaults, dict) and isinstance(overrides, dict)):
         return overrides
-    if "name" in overrides and overrides["name"] != defaults.get("name"):
+    if any(key in overrides and overrides[key] != defaults.get(key) for key in ("name", "rule")):
         return overrides
     return defaults | {key: _inherit(defaults.get(key), value) for key, value in overrides.items()}

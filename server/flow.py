@@ -21,6 +21,7 @@ from clinimeta.common.records import (
     Refusal,
     Reply,
 )
+from clinimeta.common.safeguards import AggregationSettings
 from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Aggregate, Limits, aggregate, check
 
@@ -59,8 +60,9 @@ def meta_round(
     attempts: int,
     limits: Limits,
     nonce: Nonce,
+    rule: AggregationSettings | None = None,
 ) -> Flow[Round]:
-    """Ask the cohort for meta-gradients until `quorum` usable ones are there.
+    """Ask the cohort for meta-gradients until `quorum` usable ones are there, and combine them by `rule`.
 
     All that answer in the first attempt count. Only where they are too few are those that were silent
     or failed asked again, up to `attempts` times in all; a refusal is an answer and is not argued with.
@@ -86,7 +88,7 @@ def meta_round(
                     refused[site] = reason
             elif reply is not None:
                 refused[site] = _why_not(reply)
-        outcome = aggregate(usable, limits, params)
+        outcome = aggregate(usable, limits, params, rule)
         if len(outcome.accepted) >= quorum:
             break
         waiting = [site for site in waiting if site not in usable and _worth_asking(replies.get(site))]

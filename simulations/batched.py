@@ -2,7 +2,7 @@
 
 The same sites, episodes, checks, sums and steps as over Flower's Grid, without the messages; equal to
 it to rounding. Gradients of a chunk of sites are added up before the next chunk is computed, in order
-of name, so that memory does not grow with the number of sites.
+of name, so that memory does not grow with the number of sites; a robust rule needs them all, and keeps them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from clinimeta.common.records import Introduction, IntroductionOrder, MetaGradie
 from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Table
 from clinimeta.common.typing import Params
-from clinimeta.server.aggregation import Aggregate, check, outsized
-from clinimeta.server.app import Job, Outcome, conduct, limits
+from clinimeta.server.aggregation import Aggregate, aggregate, check, outsized
+from clinimeta.server.app import Job, Outcome, conduct, limits, quorum
 from clinimeta.server.flow import Flow, Round, calibration_round
-from clinimeta.server.link import Traffic, quorum_of
+from clinimeta.server.link import Traffic
 
 CHUNK_TASKS = 128
 """Tasks in one call: large enough to be fast, small enough for the cache of a processor."""
@@ -66,24 +66,20 @@ class Together:
         return {site: reply for site, reply in replies.items() if isinstance(reply, Introduction)}
 
     def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
-        """The cohort's weighted mean meta-gradient.
+        """The cohort's meta-gradients, combined by the training's rule.
 
         Outsized answers are known only when all are there: if there are any, the others are computed again.
+        Under a robust rule every answer is kept until then: memory for the cohort times the parameters.
 
         Raises:
             QuorumError: too few of them could answer.
         """
         order = MetaGradientOrder("", self.job.name, number, self.job.plan.canonical(), params)
         total = self._sum(order, cohort)
-        outliers = outsized(total.sizes, limits(self.job))
-        if outliers:
-            total = self._sum(order, [site for site in cohort if site not in outliers])
-        refused = total.refused | outliers
-        quorum = quorum_of(self.job.training.quorum, len(cohort))
-        if len(total.sizes) < quorum:
-            raise QuorumError(number, len(total.sizes), quorum, refused)
-        gradient = {n: (t / total.weight).to(params[n].dtype) for n, t in total.gradient.items()}
-        found = Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
+        found = self._mean(total, order, cohort) if self._summing else self._combined(total, params)
+        needed = quorum(self.job, len(cohort))
+        if len(found.accepted) < needed:
+            raise QuorumError(number, len(found.accepted), needed, found.refused)
         return Round(found, silent=())
 
     def temperatures(self, plan: Plan, params: Params) -> Mapping[int, float]:
@@ -91,6 +87,22 @@ class Together:
         return self._drive(
             calibration_round(self.job.name, plan.canonical(), params, self.sites, nonce=lambda: "")
         )
+
+    @property
+    def _summing(self) -> bool:
+        return self.job.training.aggregation.rule == "mean"
+
+    def _mean(self, total: "_Total", order: MetaGradientOrder, cohort: Sequence[str]) -> Aggregate:
+        outliers = outsized(total.sizes, limits(self.job))
+        if outliers:
+            total = self._sum(order, [site for site in cohort if site not in outliers])
+        gradient = {n: (t / total.weight).to(order.params[n].dtype) for n, t in total.gradient.items()}
+        refused = total.refused | outliers
+        return Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
+
+    def _combined(self, total: "_Total", params: Params) -> Aggregate:
+        found = aggregate(total.kept, limits(self.job), params, self.job.training.aggregation)
+        return replace(found, refused=total.refused | dict(found.refused))
 
     def _sum(self, order: MetaGradientOrder, cohort: Sequence[str]) -> "_Total":
         total, size = _Total(), max(1, CHUNK_TASKS // self.job.plan.episodes.tasks)
@@ -107,7 +119,7 @@ class Together:
             except Refuse as refusal:
                 refused[name] = f"refused: {refusal.code}"
         device = next((site.device for site in self.hospitals.values()), "cpu")  # the same for all
-        sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
+        sizes, weight, measured, kept = dict(total.sizes), total.weight, total.metrics, dict(total.kept)
         gradient: Mapping[str, Tensor] = total.gradient
         for name, reply in sorted(meta_gradients(self.job.plan, order, tables, device).items()):
             if not isinstance(reply, MetaGradient):
@@ -117,6 +129,9 @@ class Together:
             if reason is not None:
                 refused[name] = reason
                 continue
+            if not self._summing:
+                kept[name] = reply
+                continue
             sizes[name] = norm(reply.gradient) / reply.weight
             weight += reply.weight
             measured = metrics.merge(measured, reply.metrics)
@@ -124,9 +139,7 @@ class Together:
                 n: gradient[n] + g if n in gradient else g.double()  # float64 + float32 is float64
                 for n, g in reply.gradient.items()
             }
-        return replace(
-            total, gradient=gradient, weight=weight, sizes=sizes, metrics=measured, refused=refused
-        )
+        return _Total(gradient, weight, sizes, measured, refused, kept)
 
     def _table(self, name: str) -> Table:
         if name in self.tables:
@@ -152,10 +165,11 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class _Total:
-    """A running sum over sites, in float64."""
+    """A running sum over sites, in float64; under a robust rule the answers themselves, in `kept`."""
 
     gradient: Mapping[str, Tensor] = field(default_factory=dict)
     weight: float = 0.0
     sizes: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Mean] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    kept: Mapping[str, MetaGradient] = field(default_factory=dict)
