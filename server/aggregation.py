@@ -73,7 +73,8 @@ def blames_parameters(reason: str) -> bool:
     >>> blames_parameters("refused: not_finite"), blames_parameters("silent")
     (True, False)
     """
-    return reason in ("not finite", "refused: not_finite") or "is over the limit of" in reason
+    numbers = ("not finite", "metrics that are not finite", "norm ", "refused: not_finite")
+    return reason.startswith(numbers) and "median" not in reason
 
 
 def aggregate(

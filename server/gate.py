@@ -51,7 +51,7 @@ class Gate:
             return state, ""
         loss, losses = _query_loss(metrics), _losses(state)
         limit = self.settings.limit(losses)
-        if self.pending(state) and not loss <= limit:
+        if self.pending(state) and not (math.isfinite(loss) and loss <= limit):
             return self._undo(state, f"the mean query loss {loss:.4g} is over the limit of {limit:.4g}")
         if math.isfinite(loss):
             losses = [*losses, loss][-self.settings.window :]
