@@ -46,7 +46,8 @@ class AggregationSettings(Settings):
     def least_sites(self) -> int:
         """How many usable answers the rule needs to mean anything.
 
-        Of two nobody can say which is bad. Krum needs 2f + 2 < n (Blanchard et al., NeurIPS 2017, section 4).
+        Of two nobody can say which is bad. Krum needs 2f + 2 < n (Blanchard et al., NeurIPS 2017, section 4):
+        with no more than that a bad site need only be silent to stall the round, so ask some more.
 
         >>> AggregationSettings(rule="multi_krum", bad_sites=2).least_sites
         7

@@ -1,14 +1,14 @@
 """The hold-out gate: a harmful step is undone, a healthy training does not notice, a stop changes nothing."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 import torch
+from small_federation import NAME, NAMES, ROUNDS, Poison, job, losses, poisoner, train
 from structlog.testing import capture_logs
 
 from clinimeta.client import app as client
@@ -16,82 +16,19 @@ from clinimeta.client.site import Site
 from clinimeta.common.errors import GateError, NumericalError, QuorumError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.optim import SGD
-from clinimeta.common.params import digest, norm, scaled
-from clinimeta.common.records import MetaGradient, Order, Reply
-from clinimeta.common.rng import generator
+from clinimeta.common.params import digest, norm
+from clinimeta.common.records import Order, Reply
 from clinimeta.common.safeguards import GateSettings
-from clinimeta.common.study import read_study
-from clinimeta.common.tasks.table import Records
-from clinimeta.server.app import Job, Outcome
+from clinimeta.server.app import Job
 from clinimeta.server.gate import Gate
-from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary, TrainingState, step
 from clinimeta.simulations.batched import BatchedEngine
 from clinimeta.simulations.loopback import LoopbackEngine
 
-NAMES = ("bern", "graz", "lund", "oulu", "pisa", "ulm")
-BAD = ("graz", "ulm")
-ROUNDS = 6
-NAME = "seed0/all/maml"
-
-
-def hospital(name: str) -> Site:
-    x = torch.randn(24, 2, generator=generator("gate", name))
-    y = [i % 2 for i in range(24)]
-    ages = [f"{float(v) + 2 * label:.3f}" for v, label in zip(x[:, 0], y, strict=True)]
-    cells = {"age": ages, "crp": [f"{float(v):.3f}" for v in x[:, 1]], "ill": [str(label) for label in y]}
-    return Site(name, Records(f"{name}.csv", cells))
-
-
-SITES = {name: hospital(name) for name in NAMES}
-
-
-def job(path: Path, *, model: str = "linear", **training: Any) -> Job:
-    path.mkdir(exist_ok=True)
-    values = {
-        "name": "tiny",
-        "primary": "maml",
-        "data": {"name": "synthetic"},
-        "table": {"target": "ill", "classes": ["0", "1"], "columns": [{"name": "age"}, {"name": "crp"}]},
-        "model": {"name": model},
-        "episodes": {"shots": [2], "query": 5, "tasks": 4},
-        "training": {"rounds": ROUNDS, "outer": {"name": "sgd", "rate": 0.3, "momentum": 0.5}} | training,
-        "arms": [{"name": "maml", "algorithm": {"name": "maml", "inner_steps": 1, "first_order": True}}],
-    }
-    study = read_study(tomli_w.dumps(values), "tiny.toml")
-    arm = study.arms[0]
-    return Job(NAME, study.plan(arm, 0), arm.training, RunDir(path))
-
-
-def train(to_do: Job, engine: Any = LoopbackEngine(encode=False)) -> TrainingState:  # noqa: B008 (frozen)
-    outcome = Outcome()
-    engine(to_do, outcome, SITES)
-    assert outcome.state is not None
-    return outcome.state
-
-
-Poison = Callable[..., None]
-
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """Let the bad sites send their meta-gradient times -`strength` in these rounds."""
-    honest = client.answer
-
-    def poisoned(*rounds: int, strength: float = 300.0) -> None:
-        def answer(site: Site, order: Order, tables: Any = None) -> Reply:
-            reply = honest(site, order, tables)
-            if isinstance(reply, MetaGradient) and site.name in BAD and reply.round in rounds:
-                return replace(reply, gradient=scaled(reply.gradient, -strength))
-            return reply
-
-        monkeypatch.setattr(client, "answer", answer)
-
-    return poisoned
-
-
-def losses(to_do: Job) -> list[float]:
-    return [summary.metrics.get("query_loss", math.nan) for summary in to_do.run_dir.rounds()]
+    return poisoner(monkeypatch)
 
 
 def rollbacks(to_do: Job) -> list[int]:
@@ -110,9 +47,10 @@ def same(left: TrainingState, right: TrainingState) -> bool:
 
 
 @pytest.mark.parametrize(
-    "engine", [LoopbackEngine(encode=False), BatchedEngine()], ids=lambda e: type(e).__name__
+    ("outer", "engine"),
+    [("sgd", LoopbackEngine(encode=False)), ("adam", BatchedEngine())],
+    ids=["loopback", "batched"],
 )
-@pytest.mark.parametrize("outer", ["sgd", "adam"])
 def test_a_healthy_training_is_the_same_to_the_bit_with_and_without(
     tmp_path: Path, engine: Any, outer: str
 ) -> None:
@@ -140,7 +78,7 @@ def test_without_a_gate_a_poisoned_round_does_harm(tmp_path: Path, poison: Poiso
     assert losses(to_do)[3] > 3 * losses(to_do)[2]
 
 
-@pytest.mark.parametrize("at", range(1, ROUNDS + 1))
+@pytest.mark.parametrize("at", [1, 3, ROUNDS])
 def test_a_poisoned_round_is_rolled_back(tmp_path: Path, poison: Poison, at: int) -> None:
     poison(at)
     to_do = job(tmp_path, gate={"on": True})
@@ -180,7 +118,7 @@ def test_sites_that_are_silent_are_not_the_gates_business(
     honest = client.answer
 
     def answer(site: Site, order: Order, tables: Any = None) -> Reply:
-        if getattr(order, "round", 0) == 3 and site.name in NAMES[:4]:
+        if getattr(order, "round", 0) == 3 and site.name in NAMES[:5]:
             raise RuntimeError("no power")
         return honest(site, order, tables)
 
@@ -201,7 +139,7 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", range(1, ROUNDS))
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
 def test_a_stopped_training_decides_as_an_uninterrupted_one(
     tmp_path: Path, poison: Poison, stop_after: int
 ) -> None:
