@@ -99,14 +99,12 @@ def aggregate(
     for site in accepted:
         measured = metrics.merge(measured, replies[site].metrics)
     gradient: Params | None = None
-    if len(accepted) < rule.least_sites:
-        gradient = None
-    elif rule.rule == "mean":
+    if len(accepted) >= rule.least_sites and rule.rule == "mean":
         gradient = {
             name: (sum_of([replies[site].gradient[name] for site in accepted]) / weight).to(tensor.dtype)
             for name, tensor in like.items()
         }
-    else:
+    elif len(accepted) >= rule.least_sites:
         gradient = combine(_stacked([replies[site] for site in accepted], like), rule)
     return Aggregate(gradient, weight, measured, accepted, refused)
 
