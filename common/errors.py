@@ -14,6 +14,7 @@ ClinimetaError
 ├── AttemptError            the hospitals: too few of them left to open a sum; a new attempt may do
 ├── RecordError             the peer: bytes that are not a record of ours
 ├── BoundError              us: a vector that does not fit the bound that was agreed
+├── GateError               the consortium: steps had to be undone too often
 └── NumericalError          us: training left the finite numbers
 
 A hospital that says no gives an answer (`records.Refusal`); it does not raise.
@@ -145,6 +146,10 @@ class RecordError(ClinimetaError):
 
 class BoundError(ClinimetaError):
     """A vector is not finite, over the bound that was agreed, or of another shape; names no value."""
+
+
+class GateError(ClinimetaError):
+    """The hold-out gate undid more outer steps than the study allows: somebody should look why."""
 
 
 class NumericalError(ClinimetaError):

@@ -23,6 +23,7 @@ from clinimeta.common.plan import Plan as Plan
 from clinimeta.common.privacy.promise import Promise
 from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
+from clinimeta.common.safeguards import AggregationSettings, GateSettings
 from clinimeta.common.settings import Settings, parse
 from clinimeta.common.subspace import Part
 from clinimeta.common.tasks.sampler import Episodes
@@ -39,8 +40,9 @@ class Training(Settings):
     step it sends the plain meta-gradient. `proximal` is FedProx's mu (Li et al., MLSys 2020, eq. 2): each of
     the steps also descends proximal/2 |params - params received|^2. A round needs answers from `quorum` of
     its cohort within `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a
-    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused. `trainable` is
-    what learns: all meta-parameters, the last layer only, or a change of rank `rank` of each weight.
+    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused. `aggregation`
+    says how the rest become one, `gate` when a step that did harm is undone. `trainable` is what learns: all
+    meta-parameters, the last layer only, or a change of rank `rank` of each weight.
     """
 
     rounds: Annotated[int, Ge(0)] = 50
@@ -57,6 +59,8 @@ class Training(Settings):
     max_norm_ratio: Annotated[float, Gt(1)] = 1000.0
     trainable: Part = "all"
     rank: Annotated[int, Ge(0)] = 0
+    aggregation: AggregationSettings = AggregationSettings()
+    gate: GateSettings = GateSettings()
 
     @model_validator(mode="after")
     def _rank_is_of_low_rank(self) -> "Training":
@@ -349,6 +353,18 @@ def check(study: Study, where: str = "") -> None:
             f"arm '{arm.name}': `noise_multiplier` follows from epsilon, delta and rounds",
             "`epsilon` instead",
         )
+        summed = arm.training.aggregation.rule == "mean"
+        require(
+            summed or not arm.protection.in_whole_numbers,
+            f"arm '{arm.name}': '{arm.training.aggregation.rule}' looks at each hospital's answer, "
+            "which whole numbers are there to add up",
+            'rule = "mean" in [training.aggregation], or answers = "plain" in [protection]',
+        )
+        require(
+            not (promised and arm.training.gate.on),
+            f"arm '{arm.name}': the gate needs the query loss, which does not travel under a promise",
+            "no gate, or no `epsilon`",
+        )
         require(
             not promised or arm.training.weighting == "tasks",
             f"arm '{arm.name}': how many rows a hospital has is private under a promise",
@@ -359,6 +375,12 @@ def check(study: Study, where: str = "") -> None:
             arm.protection.answers != "masked" or not 0 < cohort < least,
             f"arm '{arm.name}': a cohort of {cohort} is smaller than `min_cohort` allows",
             f"`cohort_size` of {least} or more, or 0 for all hospitals",
+        )
+        asked, needed = arm.training.cohort_size, arm.training.aggregation.least_sites
+        require(
+            not asked or asked >= needed,
+            f"arm '{arm.name}': a cohort of {asked} is too small for '{arm.training.aggregation.rule}'",
+            f"`cohort_size` of {needed} or more in [training], or 0",
         )
         judged = bool(study.evaluations) and not numbers
         require(
@@ -386,9 +408,9 @@ def check(study: Study, where: str = "") -> None:
 
 
 def _inherit(defaults: Any, overrides: Any) -> Any:
-    """`overrides` over `defaults`, group by group; another `name` takes none of the old one's options."""
+    """`overrides` over `defaults`, group by group; another `name` or `rule` takes none of the old options."""
     if not (isinstance(defaults, dict) and isinstance(overrides, dict)):
         return overrides
-    if "name" in overrides and overrides["name"] != defaults.get("name"):
+    if any(key in overrides and overrides[key] != defaults.get(key) for key in ("name", "rule")):
         return overrides
     return defaults | {key: _inherit(defaults.get(key), value) for key, value in overrides.items()}

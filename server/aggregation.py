@@ -15,7 +15,9 @@ from clinimeta.common import metrics
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import is_finite, norm, shapes
 from clinimeta.common.records import MetaGradient, MetaGradientOrder
+from clinimeta.common.safeguards import AggregationSettings
 from clinimeta.common.typing import Params
+from clinimeta.server.robust import combine
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The weighted mean of the accepted meta-gradients, what they stand for, and who was refused why."""
+    """The accepted meta-gradients combined, what they stand for, and who was refused why."""
 
     gradient: Params | None
     weight: float
@@ -69,12 +71,30 @@ def check(
     return None
 
 
-def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params) -> Aggregate:
-    """Weighted mean over sites in order of name (so that the result does not depend on who was first).
+def blames_parameters(reason: str) -> bool:
+    """Whether a reply was unusable for its numbers, as happens where the parameters sent were bad.
 
-    From three replies on, one whose norm is more than `max_norm_ratio` times the median is refused. Sums
-    are taken in float64, the result has the dtypes of `like`.
+    >>> blames_parameters("refused: not_finite"), blames_parameters("silent")
+    (True, False)
     """
+    numbers = ("not finite", "metrics that are not finite", "norm ", "refused: not_finite")
+    return reason.startswith(numbers) and "median" not in reason
+
+
+def aggregate(
+    replies: Mapping[str, MetaGradient],
+    limits: Limits,
+    like: Params,
+    rule: AggregationSettings | None = None,
+) -> Aggregate:
+    """All replies in one, over sites in order of name (so that the result does not depend on who was first).
+
+    By default their weighted mean; `rule` may ask for a robust one (`robust.py`): each site counts once.
+    From three replies on, one whose norm is more than `max_norm_ratio` times the median is refused. Sums
+    are taken in float64, the result has the dtypes of `like`. Where fewer replies are accepted than the rule
+    needs there is no gradient.
+    """
+    rule = rule or AggregationSettings()
     sizes = {site: norm(reply.gradient) / reply.weight for site, reply in replies.items()}
     refused = outsized(sizes, limits)
     accepted = tuple(sorted(set(replies) - set(refused)))
@@ -82,12 +102,14 @@ def aggregate(replies: Mapping[str, MetaGradient], limits: Limits, like: Params)
     measured: Mapping[str, Mean] = {}
     for site in accepted:
         measured = metrics.merge(measured, replies[site].metrics)
-    gradient = None
-    if accepted:
+    gradient: Params | None = None
+    if len(accepted) >= rule.least_sites and rule.rule == "mean":
         gradient = {
             name: (sum_of([replies[site].gradient[name] for site in accepted]) / weight).to(tensor.dtype)
             for name, tensor in like.items()
         }
+    elif len(accepted) >= rule.least_sites:
+        gradient = combine(_stacked([replies[site] for site in accepted], like), rule)
     return Aggregate(gradient, weight, measured, accepted, refused)
 
 
@@ -109,6 +131,14 @@ def sum_of(tensors: list[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         total = total + tensor.double()
     return total
+
+
+def _stacked(replies: list[MetaGradient], like: Params) -> Params:
+    """Each reply's mean over what it stands for, `[sites, ...]` on every tensor."""
+    return {
+        name: torch.stack([(r.gradient[name].double() / r.weight).to(tensor.dtype) for r in replies])
+        for name, tensor in like.items()
+    }
 
 
 def _sorted(params: Params) -> list[torch.Tensor]:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Protocol, runtime_checkable
 
@@ -11,18 +11,20 @@ import structlog
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from clinimeta.common.errors import QuorumError, StudyError
 from clinimeta.common.params import norm
 from clinimeta.common.records import Introduction
 from clinimeta.common.secagg.identity import Roster
 from clinimeta.common.study import Plan, Training
 from clinimeta.common.typing import Params
-from clinimeta.server.aggregation import Limits
+from clinimeta.server.aggregation import Aggregate, Limits, blames_parameters
 from clinimeta.server.cohort import sample_cohort
 from clinimeta.server.flow import Nonce, Round, calibration_round, meta_round
+from clinimeta.server.gate import Gate
 from clinimeta.server.link import Clock, Link, Traffic, WallClock, quorum_of
 from clinimeta.server.protected import MaskedRounds, quantised_round
 from clinimeta.server.store import RunDir
-from clinimeta.server.training import RoundSummary, TrainingState, begin, step
+from clinimeta.server.training import RoundSummary, TrainingState, begin
 
 log = structlog.get_logger()
 
@@ -79,7 +81,7 @@ class Hospitals(Protocol):
         ...
 
     def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
-        """Round `number`: the cohort's weighted mean meta-gradient.
+        """Round `number`: the cohort's meta-gradients, combined by the training's rule.
 
         Raises:
             QuorumError: too few of them answered usably.
@@ -115,7 +117,7 @@ class OverTheGrid:
         training, plan = self.job.training, self.job.plan
         if plan.protection.answers == "masked":
             return self.link.converse(self._masked().round(number, params, cohort))
-        quorum = quorum_of(training.quorum, len(cohort))
+        needed = quorum(self.job, len(cohort))
         if plan.protection.answers == "quantised":
             return self.link.converse(
                 quantised_round(
@@ -124,7 +126,7 @@ class OverTheGrid:
                     plan,
                     params,
                     cohort,
-                    quorum=quorum,
+                    quorum=needed,
                     attempts=training.attempts,
                     limits=limits(self.job),
                     nonce=self.nonce,
@@ -138,11 +140,12 @@ class OverTheGrid:
                 plan.canonical(),
                 params,
                 cohort,
-                quorum=quorum,
+                quorum=needed,
                 attempts=training.attempts,
                 limits=limits(self.job),
                 nonce=self.nonce,
                 like=plan.subspace().at(params),
+                rule=training.aggregation,
             )
         )
 
@@ -198,22 +201,38 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
     """All rounds that are still to do; a checkpoint after each.
 
     Raises:
+        StudyError: a cohort is too small for the training's aggregation rule.
         QuorumError: a round's quorum was not reached.
         NumericalError: the outer step left the finite numbers.
+        GateError: the hold-out gate undid more steps than allowed.
         RunDirError: a checkpoint is damaged or foreign.
     """
     digest, optimizer, subspace = job.plan.digest, job.training.outer.build(), job.plan.subspace()
+    gate = Gate(job.training.gate)
     state = job.run_dir.latest(job.name, digest)
     if state is None:
         state = begin(job.plan.learner(), optimizer, job.plan.seed, subspace)
     job.run_dir.forget_rounds_after(job.name, state.round)
     while state.round < job.training.rounds:
         started, before = time.monotonic(), (hospitals.traffic.down, hospitals.traffic.up)
-        cohort = sample_cohort(hospitals.sites, job.training.cohort_size, job.plan.seed, state.round + 1)
-        done = hospitals.meta_gradient(state.round + 1, state.params, cohort)
+        cohort = _cohort(job, hospitals, state.round + 1)
+        done = _ask(job, hospitals, gate, state, cohort)
         gradient = done.aggregate.gradient
-        assert gradient is not None, "a round that reached its quorum has a gradient"
-        state = step(state, gradient, optimizer, subspace)
+        state, why = gate.judge(state, done.aggregate.metrics)
+        undone = [why]
+        if why:
+            state = replace(
+                state, round=state.round + 1
+            )  # this round's meta-gradient was taken at bad parameters
+        else:
+            assert gradient is not None, "a round that reached its quorum has a gradient"
+            state, why = gate.step(state, gradient, optimizer, subspace)
+            undone.append(why)
+        if state.round == job.training.rounds and gate.pending(state):
+            last = _ask(job, hospitals, gate, state, _cohort(job, hospitals, state.round + 1))
+            state, why = gate.judge(state, last.aggregate.metrics)
+            undone.append(why)
+        undone = [why for why in undone if why]
         summary = RoundSummary(
             training=job.name,
             arm=job.plan.arm,
@@ -223,17 +242,48 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
             refused=done.aggregate.refused,
             silent=done.silent,
             metrics={name: mean.value for name, mean in done.aggregate.metrics.items()},
-            gradient_norm=norm(gradient),
+            gradient_norm=norm(gradient) if gradient is not None else 0.0,
             bytes_down=hospitals.traffic.down - before[0],
             bytes_up=hospitals.traffic.up - before[1],
             seconds=time.monotonic() - started,
             curve=job.curve(state.round, state.params),
+            rollbacks=len(undone),
         )
-        _log(summary, done)
+        _log(summary, done, undone)
         job.run_dir.append_round(summary)  # before the checkpoint: a resumed run drops it, never misses it
         job.run_dir.checkpoint(job.name, state, digest)
         job.notify(summary)
     return state
+
+
+def _cohort(job: Job, hospitals: Hospitals, number: int) -> list[str]:
+    """Who is asked in round `number`."""
+    cohort = sample_cohort(hospitals.sites, job.training.cohort_size, job.plan.seed, number)
+    rule = job.training.aggregation
+    if rule.rule != "mean" and len(cohort) < rule.least_sites:
+        raise StudyError(
+            f"the rule '{rule.rule}' cannot work with so few hospitals",
+            where="[training.aggregation]",
+            found=f"{len(cohort)} in a round",
+            expected=f"{rule.least_sites} or more",
+            remedy="use more hospitals, a larger cohort_size, or another rule",
+        )
+    return cohort
+
+
+def _ask(job: Job, hospitals: Hospitals, gate: Gate, state: TrainingState, cohort: Sequence[str]) -> Round:
+    """The next round's answers.
+
+    Where too few are usable because the parameters are bad, and the gate can undo the step that led to them,
+    that is a round without answers.
+    """
+    try:
+        return hospitals.meta_gradient(state.round + 1, state.params, cohort)
+    except QuorumError as error:
+        numbers = sum(blames_parameters(reason) for reason in error.missing.values())
+        if not gate.pending(state) or error.accepted + numbers < quorum(job, len(cohort)):
+            raise
+        return Round(Aggregate(None, 0.0, {}, (), error.missing), silent=())
 
 
 def limits(job: Job) -> Limits:
@@ -242,7 +292,14 @@ def limits(job: Job) -> Limits:
     return Limits(job.training.max_norm, job.training.max_norm_ratio, heaviest)
 
 
-def _log(summary: RoundSummary, done: Round) -> None:
+def quorum(job: Job, cohort: int) -> int:
+    """How many usable answers a round of this cohort needs: a share of it, and as many as the rule needs."""
+    return max(quorum_of(job.training.quorum, cohort), job.training.aggregation.least_sites)
+
+
+def _log(summary: RoundSummary, done: Round, undone: Sequence[str]) -> None:
+    for why in undone:
+        log.warning("an outer step was undone", training=summary.training, round=summary.round, why=why)
     if done.silent or done.aggregate.refused:
         log.warning(
             "sites missing from a round",

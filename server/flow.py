@@ -21,6 +21,7 @@ from clinimeta.common.records import (
     Refusal,
     Reply,
 )
+from clinimeta.common.safeguards import AggregationSettings
 from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Aggregate, Limits, aggregate, check
 
@@ -60,8 +61,9 @@ def meta_round(
     limits: Limits,
     nonce: Nonce,
     like: Params | None = None,
+    rule: AggregationSettings | None = None,
 ) -> Flow[Round]:
-    """Ask the cohort for meta-gradients until `quorum` usable ones are there.
+    """Ask the cohort for meta-gradients until `quorum` usable ones are there, and combine them by `rule`.
 
     A meta-gradient has the names and shapes of `like` (None: of `params`).
 
@@ -89,7 +91,7 @@ def meta_round(
                     refused[site] = reason
             elif reply is not None:
                 refused[site] = why_not(reply)
-        outcome = aggregate(usable, limits, params if like is None else like)
+        outcome = aggregate(usable, limits, params if like is None else like, rule)
         if len(outcome.accepted) >= quorum:
             break
         waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]

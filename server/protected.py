@@ -216,8 +216,9 @@ class MaskedRounds:
         return Round(aggregate_of(self.plan, outcome.total, params, outcome.survivors, refused), silent)
 
     def _round(self, number: int, cohort: Sequence[str]) -> Flow[Outcome]:
-        if self._talk is None or self.drawn:
-            numbers = [number] if self.drawn else range(number, self.last + 1)
+        alone = self.drawn or number > self.last  # a gate asks once more after the last round
+        if self._talk is None or alone:
+            numbers = [number] if alone else range(number, self.last + 1)
             terms = self._terms(self._params, cohort)
             rounds = Rounds(numbers, terms, self._digest, self._finished, self.attempts)
             self._talk = protocol.many_rounds(rounds, self.roster, self.today, sorted(cohort))

@@ -165,7 +165,8 @@ def _tensors(params: Params) -> dict[str, Any]:
 
 
 def _pack(state: TrainingState, plan: str) -> bytes:
-    tensors = {**prefixed(state.params, "params"), **prefixed(state.optimizer, "optimizer")}
+    parts = {"params": state.params, "optimizer": state.optimizer, "gate": state.gate}
+    tensors = {name: t for key, params in parts.items() for name, t in prefixed(params, key).items()}
     metadata = {"round": str(state.round), "plan": plan}
     data: bytes = safetensors.torch.save(_tensors(tensors), metadata)
     return data
@@ -191,7 +192,7 @@ def _unpack(path: Path, plan: str) -> TrainingState:
             expected="the study of this run directory, unchanged",
             remedy="restore study.toml, or start a new run",
         )
-    return TrainingState(number, part(tensors, "params"), part(tensors, "optimizer"))
+    return TrainingState(number, *(part(tensors, key) for key in ("params", "optimizer", "gate")))
 
 
 def _parse_round(line: bytes) -> RoundSummary | None:

@@ -1,7 +1,7 @@
 """The state of one training, the step that a round takes, and what is remembered of the round."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clinimeta.common.algorithms.base import MetaLearner
@@ -15,11 +15,15 @@ from clinimeta.common.typing import Params
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything that the next round depends on; randomness is a function of the round, so not here."""
+    """Everything that the next round depends on; randomness is a function of the round, so not here.
+
+    `gate` is what the hold-out gate remembers (`gate.py`); empty where there is none.
+    """
 
     round: int
     params: Params
     optimizer: Params
+    gate: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class RoundSummary:
     """One round of one training, as `metrics.jsonl` holds it.
 
     `training` names seed, split and arm. `metrics` are means over the hospitals' query sets after
-    adaptation. `curve` holds scores at unseen hospitals, never used to choose anything.
+    adaptation. `curve` holds scores at unseen hospitals, never used to choose anything. `rollbacks`
+    counts the steps that the hold-out gate undid in this round.
     """
 
     training: str
@@ -43,6 +48,7 @@ class RoundSummary:
     bytes_up: int
     seconds: float
     curve: Mapping[str, float]
+    rollbacks: int = 0
 
 
 def begin(
@@ -67,4 +73,4 @@ def step(
         raise NumericalError(
             f"round {state.round + 1}: the outer step left the finite numbers; a smaller outer rate may help"
         )
-    return TrainingState(state.round + 1, params, optimizer_state)
+    return replace(state, round=state.round + 1, params=params, optimizer=optimizer_state)

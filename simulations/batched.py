@@ -2,7 +2,7 @@
 
 The same sites, episodes, checks, sums and steps as over Flower's Grid, without the messages; equal to
 it to rounding. Gradients of a chunk of sites are added up before the next chunk is computed, in order
-of name, so that memory does not grow with the number of sites.
+of name, so that memory does not grow with the number of sites; a robust rule needs them all, and keeps them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ from clinimeta.common.secagg.terms import THRESHOLDS
 from clinimeta.common.tasks.schema import Schema
 from clinimeta.common.tasks.table import Table
 from clinimeta.common.typing import Params
-from clinimeta.server.aggregation import Aggregate, check, outsized
-from clinimeta.server.app import Job, Outcome, conduct, limits
+from clinimeta.server.aggregation import Aggregate, aggregate, check, outsized
+from clinimeta.server.app import Job, Outcome, conduct, limits, quorum
 from clinimeta.server.flow import Flow, Round, calibration_round
-from clinimeta.server.link import Traffic, quorum_of
+from clinimeta.server.link import Traffic
 from clinimeta.server.protected import aggregate_of, with_central_noise
 from clinimeta.simulations.consortium import noise_seed
 
@@ -73,9 +73,10 @@ class Together:
         return {site: reply for site, reply in replies.items() if isinstance(reply, Introduction)}
 
     def meta_gradient(self, number: int, params: Params, cohort: Sequence[str]) -> Round:
-        """The cohort's weighted mean meta-gradient.
+        """The cohort's meta-gradients, combined by the training's rule.
 
         Outsized answers are known only when all are there: if there are any, the others are computed again.
+        Under a robust rule every answer is kept until then: memory for the cohort times the parameters.
 
         Raises:
             QuorumError: too few of them could answer.
@@ -84,15 +85,10 @@ class Together:
         if self.job.plan.protection.in_whole_numbers:
             return self._in_whole_numbers(order, cohort)
         total = self._sum(order, cohort)
-        outliers = outsized(total.sizes, limits(self.job))
-        if outliers:
-            total = self._sum(order, [site for site in cohort if site not in outliers])
-        refused = total.refused | outliers
-        quorum = quorum_of(self.job.training.quorum, len(cohort))
-        if len(total.sizes) < quorum:
-            raise QuorumError(number, len(total.sizes), quorum, refused)
-        gradient = {n: (t / total.weight).to(params[n].dtype) for n, t in total.gradient.items()}
-        found = Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
+        found = self._mean(total, order, cohort) if self._summing else self._combined(total, params)
+        needed = quorum(self.job, len(cohort))
+        if len(found.accepted) < needed:
+            raise QuorumError(number, len(found.accepted), needed, found.refused)
         return Round(found, silent=())
 
     def _in_whole_numbers(self, order: MetaGradientOrder, cohort: Sequence[str]) -> Round:
@@ -117,9 +113,9 @@ class Together:
                     refused[name] = "refused: not_finite"
                 else:
                     accepted.append(name)
-        quorum = quorum_of(self.job.training.quorum, len(cohort))
-        if len(accepted) < quorum:
-            raise QuorumError(order.round, len(accepted), quorum, refused)
+        needed = quorum(self.job, len(cohort))
+        if len(accepted) < needed:
+            raise QuorumError(order.round, len(accepted), needed, refused)
         if not hidden:
             words = with_central_noise(words, plan, ring, noise_seed(plan), order.run, order.round)
         found = aggregate_of(plan, ring.dequantise(words), params, accepted, refused)
@@ -130,6 +126,23 @@ class Together:
         return self._drive(
             calibration_round(self.job.name, plan.canonical(), params, self.sites, nonce=lambda: "")
         )
+
+    @property
+    def _summing(self) -> bool:
+        return self.job.training.aggregation.rule == "mean"
+
+    def _mean(self, total: "_Total", order: MetaGradientOrder, cohort: Sequence[str]) -> Aggregate:
+        outliers = outsized(total.sizes, limits(self.job))
+        if outliers:
+            total = self._sum(order, [site for site in cohort if site not in outliers])
+        gradient = {n: (t / total.weight).to(order.params[n].dtype) for n, t in total.gradient.items()}
+        refused = total.refused | outliers
+        return Aggregate(gradient, total.weight, total.metrics, tuple(sorted(total.sizes)), refused)
+
+    def _combined(self, total: "_Total", params: Params) -> Aggregate:
+        like = self.job.plan.subspace().at(params)
+        found = aggregate(total.kept, limits(self.job), like, self.job.training.aggregation)
+        return replace(found, refused=total.refused | dict(found.refused))
 
     def _sum(self, order: MetaGradientOrder, cohort: Sequence[str]) -> "_Total":
         total = _Total()
@@ -162,13 +175,16 @@ class Together:
 
     def _add(self, total: "_Total", order: MetaGradientOrder, names: Sequence[str]) -> "_Total":
         refused = dict(total.refused)
-        sizes, weight, measured = dict(total.sizes), total.weight, total.metrics
+        sizes, weight, measured, kept = dict(total.sizes), total.weight, total.metrics, dict(total.kept)
         gradient: Mapping[str, Tensor] = total.gradient
         like = self.job.plan.subspace().at(order.params)
         for name, reply in self._replies(order, names, refused):
             reason = check(reply, name, order, limits(self.job), like)
             if reason is not None:
                 refused[name] = reason
+                continue
+            if not self._summing:
+                kept[name] = reply
                 continue
             sizes[name] = norm(reply.gradient) / reply.weight
             weight += reply.weight
@@ -177,9 +193,7 @@ class Together:
                 n: gradient[n] + g if n in gradient else g.double()  # float64 + float32 is float64
                 for n, g in reply.gradient.items()
             }
-        return replace(
-            total, gradient=gradient, weight=weight, sizes=sizes, metrics=measured, refused=refused
-        )
+        return _Total(gradient, weight, sizes, measured, refused, kept)
 
     def _table(self, name: str) -> Table:
         if name in self.tables:
@@ -205,10 +219,11 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class _Total:
-    """A running sum over sites, in float64."""
+    """A running sum over sites, in float64; under a robust rule the answers themselves, in `kept`."""
 
     gradient: Mapping[str, Tensor] = field(default_factory=dict)
     weight: float = 0.0
     sizes: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Mean] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    kept: Mapping[str, MetaGradient] = field(default_factory=dict)

@@ -103,12 +103,14 @@ def test_the_readmes_commands_exist() -> None:
 
 
 def test_every_key_of_a_study_is_explained() -> None:
+    from clinimeta.common.safeguards import AggregationSettings, GateSettings
     from clinimeta.common.study import Arm, Evaluation, Faults, Published, Question, Study, Training
     from clinimeta.common.tasks.sampler import Episodes
     from clinimeta.common.tasks.schema import Column, Schema
 
     text = (ROOT / "docs" / "studies.md").read_text()
-    for settings in (Study, Arm, Evaluation, Faults, Published, Question, Training, Episodes, Schema, Column):
+    parts = (Study, Arm, Evaluation, Faults, Published, Question, Episodes, Schema, Column)
+    for settings in (*parts, Training, AggregationSettings, GateSettings):
         for key in settings.model_fields:
             assert re.search(rf"\b{key}\b", text), (
                 f"docs/studies.md does not explain {settings.__name__}.{key}"

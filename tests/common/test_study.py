@@ -17,6 +17,7 @@ from clinimeta.common.algorithms.protonet import ProtoNet
 from clinimeta.common.errors import StudyError
 from clinimeta.common.optim import OuterSettings
 from clinimeta.common.plan import Plan
+from clinimeta.common.safeguards import AggregationSettings
 from clinimeta.common.study import Arm, Study, Training, read_study
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.simulations import studies
@@ -126,6 +127,53 @@ def test_another_name_takes_none_of_the_old_ones_options() -> None:
     assert (first.model.name, first.model.options) == ("linear", {})
     assert (same.model.name, same.model.options) == ("mlp", {"hidden": [4], "activation": "tanh"})
     assert (second.model.name, second.model.options) == ("mlp", {"hidden": [4]})
+
+
+def test_another_aggregation_rule_takes_none_of_the_old_ones_numbers() -> None:
+    values = changed(("training", "aggregation"), {"rule": "trimmed_mean", "trim": 0.2})
+    values["arms"][0]["training"] = {"aggregation": {"rule": "median"}}
+    values["arms"][1]["training"] = {"aggregation": {"trim": 0.3}}
+    first, second = read(values).arms
+    assert first.training.aggregation == AggregationSettings(rule="median")
+    assert second.training.aggregation == AggregationSettings(rule="trimmed_mean", trim=0.3)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "says"),
+    [
+        ({"rule": "mode"}, "median"),
+        ({"rule": "median", "trim": 0.1}, "no trim for 'median': it is of trimmed_mean"),
+        ({"clip": 1.0}, "no clip for 'mean': it is of norm_clipped_mean"),
+        ({"rule": "mean", "bad_sites": 1}, "no bad_sites for 'mean'"),
+        ({"rule": "trimmed_mean"}, "'trimmed_mean' needs a trim over 0"),
+        ({"rule": "trimmed_mean", "trim": 0.5}, "less than 0.5"),
+        ({"rule": "multi_krum"}, "'multi_krum' needs a bad_sites over 0"),
+        ({"rule": "multi_krum", "bad_sites": -1}, "greater than or equal to 0"),
+        ({"rule": "multi_krum", "badsites": 1}, "bad_sites"),
+    ],
+    ids=str,
+)
+def test_an_aggregation_that_makes_no_sense_is_refused(aggregation: dict[str, Any], says: str) -> None:
+    error = refused(("training", "aggregation"), aggregation)
+    assert "training.aggregation" in error.what
+    assert says in error.expected
+
+
+def test_a_cohort_too_small_for_its_rule_is_refused() -> None:
+    values = changed(("training", "cohort_size"), 6)
+    values["training"]["aggregation"] = {"rule": "multi_krum", "bad_sites": 2}
+    with pytest.raises(StudyError, match="a cohort of 6 is too small for 'multi_krum'") as caught:
+        read(values)
+    assert "7 or more" in caught.value.expected
+    values["training"]["cohort_size"] = 7
+    assert read(values).arms[0].training.aggregation.least_sites == 7
+
+
+@pytest.mark.parametrize(
+    "gate", [{"on": 1}, {"factor": 1.0}, {"window": 0}, {"shrink": 0.0}, {"R": 3}], ids=str
+)
+def test_a_gate_that_makes_no_sense_is_refused(gate: dict[str, Any]) -> None:
+    assert "training.gate" in refused(("training", "gate"), gate).what
 
 
 def test_what_nobody_names_has_its_default() -> None:

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from clinimeta.client.site import Site
-from clinimeta.common.errors import QuorumError
+from clinimeta.common.errors import QuorumError, StudyError
 from clinimeta.common.params import map_params, norm
 from clinimeta.common.rng import generator
+from clinimeta.common.safeguards import AggregationSettings
 from clinimeta.common.study import Arm, Study
 from clinimeta.common.typing import Params
 from clinimeta.server.app import Job, Outcome
@@ -70,6 +71,41 @@ def test_batched_equals_loopback(arm: str, cohort_size: int, folders: Iterator[R
         assert left.metrics == pytest.approx(right.metrics, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        AggregationSettings(rule="norm_clipped_mean"),
+        AggregationSettings(rule="trimmed_mean", trim=0.2),
+        AggregationSettings(rule="median"),
+        AggregationSettings(rule="multi_krum", bad_sites=3),
+    ],
+    ids=lambda rule: rule.rule,
+)
+def test_batched_equals_loopback_under_a_robust_rule(
+    rule: AggregationSettings, folders: Iterator[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "CHUNK_TASKS", 8)
+    study, chosen = small("maml", aggregation=rule)
+    one, other, plain = next(folders), next(folders), next(folders)
+    loopback = reached(train(LoopbackEngine(), study, chosen, one))
+    assert relative(reached(train(BatchedEngine(), study, chosen, other)), loopback) < 1e-5
+    mean = reached(train(BatchedEngine(), study, small("maml")[1], plain))
+    assert relative(mean, loopback) > 1e-4
+    for left, right in zip(one.rounds(), other.rounds(), strict=True):
+        assert (left.accepted, left.refused) == (right.accepted, right.refused)
+        assert left.metrics == pytest.approx(right.metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", [LoopbackEngine(), BatchedEngine()], ids=lambda e: type(e).__name__)
+def test_too_few_hospitals_for_a_rule_are_an_error_before_anybody_is_asked(
+    engine: LoopbackEngine | BatchedEngine, folders: Iterator[RunDir]
+) -> None:
+    study, chosen = small("maml", aggregation=AggregationSettings(rule="multi_krum", bad_sites=4))
+    with pytest.raises(StudyError, match="cannot work with so few hospitals") as caught:
+        train(engine, study, chosen, next(folders))
+    assert (caught.value.found, caught.value.expected) == ("9 in a round", "11 or more")
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_round_s_meta_gradient_is_equal_to_rounding(arm: str, folders: Iterator[RunDir]) -> None:
     study, chosen = small(arm, rounds=1)
@@ -120,6 +156,13 @@ def test_too_few_answers_end_the_round(folders: Iterator[RunDir]) -> None:
     study, arm = small("maml")
     together, params = ask(job_of(study, arm, next(folders)), hospitals(study, without_rows=6))
     with pytest.raises(QuorumError, match="too_few_rows"):
+        together.meta_gradient(1, params, together.sites)
+
+
+def test_too_few_answers_for_a_rule_end_the_round(folders: Iterator[RunDir]) -> None:
+    study, arm = small("maml", aggregation=AggregationSettings(rule="multi_krum", bad_sites=2))
+    together, params = ask(job_of(study, arm, next(folders)), hospitals(study, without_rows=3))
+    with pytest.raises(QuorumError, match="6 usable answers, 7 needed"):
         together.meta_gradient(1, params, together.sites)
 
 
