@@ -92,6 +92,17 @@ def simulate(
         int | None, typer.Option(min=0, help="At most this many, instead of the study's own number.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Instead of the study's own, e.g. 0,1,2.")] = "",
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option("--secure-aggregation", help="Mask answers: only their sum is ever seen."),
+    ] = False,
+    epsilon: Annotated[
+        float, typer.Option(min=0, help="Noise that keeps each patient (epsilon, delta)-private; 0: none.")
+    ] = 0.0,
+    delta: Annotated[float, typer.Option(help="With what probability the promise may not hold.")] = 1e-6,
+    clip: Annotated[
+        float, typer.Option(min=0, help="Norm that a task's meta-gradient is cut to (default: 10, or 1).")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Run a study: a federation of simulated or real hospitals in this process, over Flower.
@@ -104,6 +115,8 @@ def simulate(
         clinimeta simulate --study heart-disease --data ../shared/data
 
         clinimeta simulate my-study.toml --out runs/mine
+
+        clinimeta simulate --secure-aggregation --epsilon 8
 
         clinimeta simulate --resume runs/mine
 
@@ -128,6 +141,10 @@ def simulate(
             encode=encode,
             rounds=rounds,
             seeds=_seeds(seeds),
+            masked=secure_aggregation,
+            epsilon=epsilon,
+            delta=delta,
+            clip=clip,
             argv=tuple(sys.argv[1:]),
             given=bool(study or study_option),
         )

@@ -22,6 +22,7 @@ from clinimeta.simulations.batched import BatchedEngine
 from clinimeta.simulations.display import Progress, answer_lines, score_tables
 from clinimeta.simulations.federation import Federation
 from clinimeta.simulations.loopback import LoopbackEngine
+from clinimeta.simulations.protecting import protected
 from clinimeta.simulations.ray_engine import RayEngine
 from clinimeta.simulations.report import render_report
 from clinimeta.simulations.results import Results
@@ -41,6 +42,10 @@ class Request:
     encode: bool = True
     rounds: int | None = None
     seeds: tuple[int, ...] | None = None
+    masked: bool = False
+    epsilon: float = 0.0
+    delta: float = 1e-6
+    clip: float = 0.0
     argv: tuple[str, ...] = ()
     given: bool = False
 
@@ -145,16 +150,22 @@ def _study(request: Request) -> Study:
             )
             for arm in study.arms
         )
-    return study.model_copy(update=changes)
+    study = study.model_copy(update=changes)
+    if request.masked or request.epsilon or request.clip:
+        study = protected(
+            study, masked=request.masked, epsilon=request.epsilon, delta=request.delta, clip=request.clip
+        )
+    return study
 
 
 def _resume(request: Request) -> tuple[Study, RunDir]:
     assert request.resume is not None
-    if request.given or request.out or request.rounds is not None or request.seeds is not None:
+    protecting = request.masked or request.epsilon or request.clip
+    if request.given or request.out or request.rounds is not None or request.seeds is not None or protecting:
         raise RunDirError(
             "a resumed run goes on as it was",
             where=f"--resume {request.resume}",
-            found="a study, --out, --rounds or --seeds beside it",
+            found="a study, --out, --rounds, --seeds or a protection beside it",
             remedy="leave those out, or start a new run",
         )
     run_dir = RunDir.open(request.resume)
