@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from clinimeta.client.meta_gradients import meta_gradients
-from clinimeta.common.contributions import contribution, model_digest, ring_of
+from clinimeta.common.contributions import added_by_sites, contribution, model_digest, noise_of, ring_of
 from clinimeta.common.errors import BoundError, RecordError
 from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
@@ -40,15 +40,17 @@ class Unable(Exception):  # noqa: N818 (it is an answer on its way out, not an e
 
 
 def quantised(
-    plan: Plan, order: QuantisedOrder, site: str, table: Table, seed: bytes, device: str
+    plan: Plan, order: QuantisedOrder, site: str, table: Table, seed: bytes, key: bytes, device: str
 ) -> Quantised:
-    """The site's words without masks.
+    """The site's words without masks: rounding from `seed`, noise, where sites add it, from `key`.
 
     Raises:
         Unable: the table is too small, or a result is not finite or over its bound.
     """
     ring = ring_of(plan, plan.subspace().at(order.params), order.sites)
     added = contributed(plan, order, site, table, device)
+    if added_by_sites(plan):
+        added = with_noise(added, noise_of(plan, ring), key)
     try:
         words = ring.quantise(added, rounding_key(seed, order.run, order.round, site))
     except BoundError:

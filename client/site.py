@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from clinimeta.client.budget import Allowance, Answer, Budget
 from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.client.protected import Unable, contributed, masking, noise_key, quantised, with_noise
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
-from clinimeta.common.contributions import noise_of, ring_of
-from clinimeta.common.errors import DataError, RecordError, StudyError
+from clinimeta.common.contributions import model_digest, noise_of, ring_of
+from clinimeta.common.errors import BudgetError, DataError, RecordError, StudyError
 from clinimeta.common.params import is_finite, like
 from clinimeta.common.plan import Plan
 from clinimeta.common.records import (
@@ -53,7 +54,8 @@ class Site:
     `device` is where torch computes: "cpu" or "cuda". `party` is its part in secure aggregation: its key, the
     consortium's roster, its policy and its journal. `rounding_seed` makes the quantiser's rounding
     a function of run and round; the privacy of an answer does not rest on it. It does rest on fresh noise:
-    `noise_seed` is for simulations only, which must repeat themselves.
+    `noise_seed` is for simulations only, which must repeat themselves. `budget` is asked before any answer
+    with noise is made.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Site:
     party: Party | None = field(default=None, repr=False)
     rounding_seed: bytes = field(default=bytes(32), repr=False)
     noise_seed: bytes | None = field(default=None, repr=False)
+    budget: Budget | None = None
 
     def table(self, schema: Schema) -> Table:
         """The rows that training may see, encoded as a study's schema says.
@@ -103,7 +106,8 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
         if PROTECTION.get(plan.protection.answers) is not type(order):
             raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
         if isinstance(order, QuantisedOrder):
-            return quantised(plan, order, site.name, table, site.rounding_seed, site.device)
+            key = _reserved(site, plan, order, ring_of(plan, plan.subspace().at(order.params), order.sites))
+            return quantised(plan, order, site.name, table, site.rounding_seed, key, site.device)
         return meta_gradients(plan, order, {site.name: table}, site.device)[site.name]
     except Unable as unable:
         return unable.refusal
@@ -129,14 +133,46 @@ def _masking(site: Site, order: MaskingOrder, tables: dict[Schema, Table]) -> Ma
         ring = ring_of(plan, plan.subspace().at(order.params), opened.terms.n_max)
         if ring != Ring.of(opened.terms):  # a smaller bound would make the noise smaller
             raise Refuse("not_protected", "the terms' bounds are not those that follow from the plan")
-        added = contributed(plan, order, site.name, table_of(site, plan.table, tables), site.device)
-        key = noise_key(site.noise_seed, order.run, order.round, site.name)
+        table = table_of(site, plan.table, tables)
+        key = _reserved(site, plan, order, ring, opened)
+        added = contributed(plan, order, site.name, table, site.device)
         return with_noise(added, noise_of(plan, ring, opened.survivors), key)
 
     try:
         return masking(party, order, contribute)
     except RecordError as error:
         raise Refuse("bad_order", str(error)) from None
+
+
+def _reserved(
+    site: Site,
+    plan: Plan,
+    order: QuantisedOrder | MaskingOrder,
+    ring: Ring,
+    opened: Opened | None = None,
+) -> bytes:
+    """The key of the answer's noise, once the budget has it on record that the answer will be made.
+
+    Raises:
+        Refuse: the answer would cost the patients more than they were promised.
+    """
+    noise = noise_of(plan, ring, opened.survivors if opened else 0)
+    if noise is None or site.budget is None:
+        return noise_key(site.noise_seed, order.run, order.round, site.name)
+    about = Answer(
+        study=plan.digest,
+        run=order.run,
+        round=order.round,
+        attempt=opened.terms.attempt if opened else 0,
+        content=model_digest(order.plan, order.params).hex(),
+        multiplier=noise.multiplier,
+        sensitivity=noise.sensitivity,
+    )
+    try:
+        allowance = Allowance(plan.protection.epsilon, plan.protection.delta)
+        return site.budget.reserve(about, allowance).key
+    except BudgetError:
+        raise Refuse("budget_spent", REFUSALS["budget_spent"]) from None
 
 
 def _read_plan(data: bytes) -> tuple[Plan, MetaLearner[Any]]:

@@ -60,6 +60,8 @@ def noise_of(plan: Plan, ring: Ring, survivors: int = 0) -> Noise | None:
         return None
     scale = ring.scale(ring.bound)
     moved = with_rounding(sensitivity(plan), ring.dim, scale)
+    if protection.noise == "local":
+        return Noise(protection.noise_multiplier, moved, scale, "local")
     if protection.answers == "quantised":
         return Noise(protection.noise_multiplier, moved, scale, "central")
     return Noise(
@@ -74,7 +76,13 @@ def noise_of(plan: Plan, ring: Ring, survivors: int = 0) -> Noise | None:
 
 def _honest(plan: Plan) -> int:
     protection = plan.protection
-    return protection.min_cohort - protection.colluders if protection.answers == "masked" else 1
+    shared = protection.answers == "masked" and protection.noise == "shared"
+    return protection.min_cohort - protection.colluders if shared else 1
+
+
+def added_by_sites(plan: Plan) -> bool:
+    """Whether sites add noise themselves, all of it or a share; else the coordinator does."""
+    return plan.protection.answers == "masked" or plan.protection.noise == "local"
 
 
 def largest_weight(plan: Plan) -> float:

@@ -19,8 +19,9 @@ class Protection(Settings):
     With `epsilon` over 0 the whole training is (epsilon, `delta`)-private for each patient: noise of
     `noise_multiplier` times what one patient can change (which the study works out of its rounds) is in every
     sum. Masked: each site adds its share, enough for the fewest survivors that may be, of whom
-    `colluders` know their own; quantised: the coordinator adds it, and is trusted. Weights and
-    metrics then do not travel.
+    `colluders` know their own; quantised: the coordinator adds it, and is trusted. `noise = "local"`: each
+    site adds all of it, so that its own answer keeps the promise, whoever sees it. Weights and metrics
+    then do not travel.
 
     Weights and metrics travel as further whole numbers. A site counts for at most `max_rows` rows where
     sites are weighted by rows.
@@ -33,6 +34,7 @@ class Protection(Settings):
     epsilon: Annotated[float, Ge(0)] = 0.0
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-6
     colluders: Annotated[int, Ge(0)] = 0
+    noise: Literal["shared", "local"] = "shared"
     noise_multiplier: Annotated[float, Ge(0)] = 0.0
 
     @model_validator(mode="after")

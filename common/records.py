@@ -149,6 +149,7 @@ REFUSALS = {
     "too_few_rows": "the site has too few rows for a single task",
     "not_finite": "the site's own result was not finite",
     "not_protected": "the order asks for an answer with less protection than its plan promises",
+    "budget_spent": "the answer would cost patients more privacy than they were promised",
     "no_identity": "the site has no key and roster, which secure aggregation needs",
     "internal": "the site failed; its own log says why",
 }

@@ -259,6 +259,15 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
 def _cohort(job: Job, hospitals: Hospitals, number: int) -> list[str]:
     """Who is asked in round `number`."""
     cohort = sample_cohort(hospitals.sites, job.training.cohort_size, job.plan.seed, number)
+    protection = job.plan.protection
+    if protection.answers == "masked" and len(cohort) < protection.min_cohort:
+        raise StudyError(
+            "the sum over so few hospitals may not be opened",
+            where="[protection] min_cohort",
+            found=f"{len(cohort)} in a round",
+            expected=f"{protection.min_cohort} or more",
+            remedy="use more hospitals or a larger cohort_size; a smaller min_cohort hides less",
+        )
     rule = job.training.aggregation
     if rule.rule != "mean" and len(cohort) < rule.least_sites:
         raise StudyError(

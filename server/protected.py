@@ -13,7 +13,7 @@ from datetime import date
 
 import numpy as np
 
-from clinimeta.common.contributions import combined, model_digest, noise_of, ring_of
+from clinimeta.common.contributions import added_by_sites, combined, model_digest, noise_of, ring_of
 from clinimeta.common.errors import AttemptError, QuorumError, RecordError
 from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
@@ -139,9 +139,9 @@ def sum_of_words(every: Sequence[np.ndarray]) -> np.ndarray:
 def with_central_noise(
     words: np.ndarray, plan: Plan, ring: Ring, seed: bytes | None, run: str, number: int
 ) -> np.ndarray:
-    """The sum with the noise that the plan promises, added once by whoever adds up."""
+    """The sum with the noise that the plan promises, unless the sites have added it."""
     noise = noise_of(plan, ring)
-    if noise is None:
+    if noise is None or added_by_sites(plan):
         return words
     key = (
         secrets.token_bytes(32)

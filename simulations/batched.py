@@ -15,7 +15,7 @@ from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.client.protected import noise_key, with_noise
 from clinimeta.client.site import Refuse, Site, answer, table_of
 from clinimeta.common import metrics
-from clinimeta.common.contributions import contribution, noise_of, ring_of
+from clinimeta.common.contributions import added_by_sites, contribution, noise_of, ring_of
 from clinimeta.common.errors import BoundError, QuorumError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import norm
@@ -95,7 +95,6 @@ class Together:
         """What a sum with or without masks comes to: masks cancel, so there are none."""
         plan, params = self.job.plan, order.params
         ring = ring_of(plan, plan.subspace().at(params), len(cohort))
-        hidden = plan.protection.answers == "masked"
         noise = noise_of(plan, ring, THRESHOLDS["two_thirds"](len(cohort)))  # all of them advertise
         words, accepted, refused = np.zeros(ring.size, np.uint32), list[str](), dict[str, str]()
         for names in self._chunks(cohort):
@@ -103,7 +102,7 @@ class Together:
                 seed = self.hospitals[name].rounding_seed if name in self.hospitals else bytes(32)
                 key = rounding_key(seed, order.run, order.round, name)
                 added = contribution(plan, reply.gradient, reply.weight, reply.metrics)
-                if hidden:
+                if added_by_sites(plan):
                     added = with_noise(
                         added, noise, noise_key(noise_seed(plan), order.run, order.round, name)
                     )
@@ -116,8 +115,7 @@ class Together:
         needed = quorum(self.job, len(cohort))
         if len(accepted) < needed:
             raise QuorumError(order.round, len(accepted), needed, refused)
-        if not hidden:
-            words = with_central_noise(words, plan, ring, noise_seed(plan), order.run, order.round)
+        words = with_central_noise(words, plan, ring, noise_seed(plan), order.run, order.round)
         found = aggregate_of(plan, ring.dequantise(words), params, accepted, refused)
         return Round(found, silent=())
 

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from clinimeta.client.budget import Allowance, Budget
 from clinimeta.client.site import answer
 from clinimeta.common.contributions import columns_of, flatten, sensitivity
 from clinimeta.common.errors import QuorumError, StudyError
@@ -146,10 +148,20 @@ def test_with_noise_all_at_once_is_what_the_grid_carries(arm: str, folders: Iter
     assert norm(map_params(torch.sub, masked, together)) < 1e-4 * norm(masked)
 
 
-@pytest.mark.parametrize("answers", ["quantised", "masked"])
-def test_the_noise_in_a_sum_is_as_large_as_promised(answers: str, folders: Iterator[RunDir]) -> None:
+@pytest.mark.parametrize(
+    ("answers", "noise", "shares"),
+    [
+        ("quantised", "shared", 1.0),
+        ("masked", "shared", 9 / 7),
+        ("quantised", "local", 9.0),
+        ("masked", "local", 9.0),
+    ],
+)
+def test_the_noise_in_a_sum_is_as_large_as_promised(
+    answers: str, noise: str, shares: float, folders: Iterator[RunDir]
+) -> None:
     """Of two runs that differ in their noise only, each number differs by a Gaussian of known size."""
-    study, chosen = promising("maml", answers, 8.0)
+    study, chosen = promising("maml", answers, 8.0, noise=noise)
     plan = study.plan(chosen, 5)
     sites = federation.load(study, None).sites
     hospitals = [Together(Job("t", plan, chosen.training, next(folders)), sites) for _ in range(2)]
@@ -163,7 +175,6 @@ def test_the_noise_in_a_sum_is_as_large_as_promised(answers: str, folders: Itera
     away = flatten(map_params(lambda a, b: a - b, drawn[0].gradient or {}, exact.gradient or {}))
     z, moved = plan.protection.noise_multiplier, sensitivity(plan)
     assert moved == 2.0  # one task knows of a patient, and goes from one end of the ball to the other
-    shares = len(names) / 7 if answers == "masked" else 1.0
     expected = z * moved * math.sqrt(shares) / (len(names) * plan.episodes.tasks)
     assert float(away.std()) == pytest.approx(expected, rel=0.1)
 
@@ -251,3 +262,26 @@ class Bending(MaskedRounds):
             return replace(terms, bound=self.factor * terms.bound)
 
         return bent
+
+
+def test_a_site_asks_its_budget_before_it_answers(tmp_path: Path, folders: Iterator[RunDir]) -> None:
+    study, chosen = promising("maml", "masked", 8.0)
+    plan, sites = study.plan(chosen, 5), federation.load(study, None).sites
+    (tmp_path / "state").mkdir(mode=0o700)
+    poor = Budget.create(tmp_path / "state" / "budget.sqlite", Allowance(6.0, 1e-6))
+    first = min(sites)
+    sites = {**sites, first: replace(sites[first], budget=poor)}
+    folder = next(folders)
+    LoopbackEngine()(Job("t", plan, chosen.training, folder, sites=9), Outcome(), sites)
+    one, two = folder.rounds()
+    assert one.accepted == 9
+    assert (two.accepted, two.refused) == (8, {first: "masked: refused: budget_spent"})
+    assert [entry.answer.round for entry in poor.history()] == [1]
+    assert 0 < poor.spent() < 6.0
+
+
+def test_fewer_hospitals_than_a_sum_may_be_opened_over_are_named(folders: Iterator[RunDir]) -> None:
+    study, chosen = small("maml", "masked")
+    chosen = chosen.model_copy(update={"protection": Protection(answers="masked", min_cohort=10)})
+    with pytest.raises(StudyError, match="so few hospitals"):
+        train(LoopbackEngine(), study, chosen, next(folders))
