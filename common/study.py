@@ -11,80 +11,24 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Le, MinLen
 from pydantic import model_validator
 
+from clinimeta.common.arm import Arm as Arm
+from clinimeta.common.arm import Training as Training
 from clinimeta.common.errors import StudyError, nearest
 from clinimeta.common.metrics import CLASS_SCORES, NUMBER_SCORES, SCORES
-from clinimeta.common.optim import OuterSettings
 from clinimeta.common.params import shapes
 from clinimeta.common.plan import Choice as Choice
 from clinimeta.common.plan import Plan as Plan
-from clinimeta.common.privacy.promise import Promise
 from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
-from clinimeta.common.safeguards import AggregationSettings, GateSettings
 from clinimeta.common.settings import Settings, parse
-from clinimeta.common.subspace import Part
 from clinimeta.common.tasks.sampler import Episodes
 from clinimeta.common.tasks.schema import Schema
 
 Share = Annotated[float, Ge(0), Le(1)]
 Names = Annotated[tuple[str, ...], MinLen(1)]
-
-
-class Training(Settings):
-    """How one arm is trained: rounds, cohort, outer step, and what a usable answer is.
-
-    A site takes `local_meta_steps` steps of size `local_rate` before it sends the difference; with one
-    step it sends the plain meta-gradient. `proximal` is FedProx's mu (Li et al., MLSys 2020, eq. 2): each of
-    the steps also descends proximal/2 |params - params received|^2. A round needs answers from `quorum` of
-    its cohort within `deadline_s`, and asks the silent again up to `attempts` times. An answer whose norm (a
-    task) is over `max_norm`, or over `max_norm_ratio` times the cohort's median, is refused. `aggregation`
-    says how the rest become one, `gate` when a step that did harm is undone. `trainable` is what learns: all
-    meta-parameters, the last layer only, or a change of rank `rank` of each weight.
-    """
-
-    rounds: Annotated[int, Ge(0)] = 50
-    cohort_size: Annotated[int, Ge(0)] = 0
-    outer: OuterSettings = OuterSettings()
-    local_meta_steps: Annotated[int, Ge(1)] = 1
-    local_rate: Annotated[float, Gt(0)] = 0.05
-    proximal: Annotated[float, Ge(0)] = 0.0
-    weighting: Literal["tasks", "rows"] = "tasks"
-    quorum: Annotated[float, Gt(0), Le(1)] = 0.5
-    deadline_s: Annotated[float, Gt(0)] = 120.0
-    attempts: Annotated[int, Ge(1)] = 3
-    max_norm: Annotated[float, Gt(0)] = 1e4
-    max_norm_ratio: Annotated[float, Gt(1)] = 1000.0
-    trainable: Part = "all"
-    rank: Annotated[int, Ge(0)] = 0
-    aggregation: AggregationSettings = AggregationSettings()
-    gate: GateSettings = GateSettings()
-
-    @model_validator(mode="after")
-    def _rank_is_of_low_rank(self) -> "Training":
-        if (self.trainable == "low_rank") != (self.rank > 0):
-            raise ValueError('a rank over 0 for trainable = "low_rank", and for nothing else')
-        return self
-
-
-class Arm(Settings):
-    """One way to learn. With `trained_by` it adapts another arm's meta-parameters instead of its own."""
-
-    name: str
-    label: str = ""
-    algorithm: Choice
-    model: Choice
-    episodes: Episodes
-    training: Training
-    protection: Protection = Protection()
-    trained_by: str = ""
-
-    @property
-    def title(self) -> str:
-        """What a table calls it."""
-        return self.label or self.name
 
 
 class Evaluation(Settings):
@@ -243,7 +187,7 @@ class Study(Settings):
             local_rate=arm.training.local_rate,
             proximal=arm.training.proximal,
             weighting=arm.training.weighting,
-            protection=_with_noise(arm),
+            protection=arm.promised,
             seed=seed,
             trainable=arm.training.trainable,
             rank=arm.training.rank,
@@ -255,15 +199,6 @@ class Study(Settings):
 
 
 _SHARED = ("model", "episodes", "training", "protection")
-
-
-def _with_noise(arm: Arm) -> Protection:
-    """The arm's protection with the noise that its promise takes over all its rounds."""
-    promised = arm.protection
-    if not (promised.epsilon and arm.training.rounds):
-        return promised
-    multiplier = Promise(promised.epsilon, promised.delta).noise_multiplier(arm.training.rounds)
-    return promised.model_copy(update={"noise_multiplier": multiplier})
 
 
 class _Shared(Settings):

@@ -103,6 +103,7 @@ def test_the_readmes_commands_exist() -> None:
 
 
 def test_every_key_of_a_study_is_explained() -> None:
+    from clinimeta.common.protection import Protection
     from clinimeta.common.safeguards import AggregationSettings, GateSettings
     from clinimeta.common.study import Arm, Evaluation, Faults, Published, Question, Study, Training
     from clinimeta.common.tasks.sampler import Episodes
@@ -110,7 +111,7 @@ def test_every_key_of_a_study_is_explained() -> None:
 
     text = (ROOT / "docs" / "studies.md").read_text()
     parts = (Study, Arm, Evaluation, Faults, Published, Question, Episodes, Schema, Column)
-    for settings in (*parts, Training, AggregationSettings, GateSettings):
+    for settings in (*parts, Training, AggregationSettings, GateSettings, Protection):
         for key in settings.model_fields:
             assert re.search(rf"\b{key}\b", text), (
                 f"docs/studies.md does not explain {settings.__name__}.{key}"

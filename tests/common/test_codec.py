@@ -22,9 +22,13 @@ from clinimeta.common.records import (
     CalibrationOrder,
     Introduction,
     IntroductionOrder,
+    Masking,
+    MaskingOrder,
     MetaGradient,
     MetaGradientOrder,
     Order,
+    Quantised,
+    QuantisedOrder,
     Refusal,
     Reply,
     count_range,
@@ -54,6 +58,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     bytes: st.binary(max_size=20),
     tuple[int, ...]: st.lists(INTEGERS, max_size=4).map(tuple),
     tuple[float, ...]: st.lists(NUMBERS, max_size=4).map(tuple),
+    tuple[bytes, ...]: st.lists(st.binary(max_size=20), max_size=4).map(tuple),
     Params: PARAMS,
     Mapping[str, Mean]: st.dictionaries(TEXT, st.builds(Mean, NUMBERS, NUMBERS), max_size=3),
 }
@@ -67,6 +72,10 @@ EXAMPLES: dict[str, Order | Reply] = {
     "MetaGradient": MetaGradient(
         "n", "run", 3, "ulm", 4.0, WEIGHTS, {"query_loss": Mean(2.5, 4.0), "query_accuracy": Mean(3.0, 4.0)}
     ),
+    "QuantisedOrder": QuantisedOrder("n", "run", 3, b"{}", 9, WEIGHTS),
+    "Quantised": Quantised("n", "run", 3, "ulm", b"\x01\x02\x03\x04"),
+    "MaskingOrder": MaskingOrder("n", "run", 3, b"{}", (b"one", b"two"), WEIGHTS),
+    "Masking": Masking("n", "run", "ulm", (b"first", b"second")),
     "CalibrationOrder": CalibrationOrder("n", "run", b"{}", WEIGHTS, (0.5, 1.0)),
     "Calibration": Calibration("n", "run", "ulm", (1, 5), (3.0, 2.0, 2.0, 1.5)),
     "Refusal": Refusal("n", "ulm", "internal", "no"),
@@ -183,6 +192,7 @@ WRONG: dict[Any, list[Any]] = {
     bytes: ["{}", 1, [b"{}"]],
     tuple[int, ...]: [1, "1", b"1", [1.0], [True], ["1"], [1, 2.0]],
     tuple[float, ...]: [1.0, "1", b"1", [1], [True], ["1"], [1.0, 2], [float("nan")], [1.0, float("nan")]],
+    tuple[bytes, ...]: [b"1", "1", ["1"], [1], [b"1", "2"]],
 }
 
 
