@@ -539,16 +539,8 @@ def test_a_plan_holds_what_a_site_acts_on_and_no_more() -> None:
     plan = plan_of(study, "second")
     assert set(Plan.model_fields) == {
         *("study", "arm", "application", "table", "model", "algorithm", "episodes"),
-        *(
-            "local_meta_steps",
-            "local_rate",
-            "proximal",
-            "weighting",
-            "seed",
-            "trainable",
-            "rank",
-            "protection",
-        ),
+        *("local_meta_steps", "local_rate", "proximal", "weighting", "seed", "trainable", "rank"),
+        "protection",
     }
     assert (plan.study, plan.arm, plan.seed) == ("small", "second", 3)
     assert (plan.table, plan.algorithm, plan.model) == (
