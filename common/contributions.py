@@ -42,11 +42,11 @@ def ring_of(plan: Plan, params: Params, sites: int) -> Ring:
 def sensitivity(plan: Plan) -> float:
     """How far (L2) one patient can move a site's sum, before rounding (`privacy.promise`).
 
-    The whole answer of a site that takes several local steps is cut, so it can move from end to end.
+    Where one patient's absence may change every task of a site (`plan.unpromised`), its whole answer counts,
+    which is cut and can move from end to end.
     """
     episodes = plan.episodes
-    one_step = plan.local_meta_steps == 1 and episodes.tasks_a_patient > 0
-    tasks = min(episodes.tasks_a_patient, episodes.tasks) if one_step else episodes.tasks
+    tasks = episodes.tasks if plan.unpromised() else min(episodes.tasks_a_patient, episodes.tasks)
     return 2 * tasks * plan.protection.clip
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clinimeta.common.study import Evaluation, Study
 from clinimeta.simulations.plots import Alternative, Series, shots_plot
+from clinimeta.simulations.protection_view import protection_table
 from clinimeta.simulations.results import Answer, Estimate, Results
 from clinimeta.simulations.scoreboard import Board, Cell, score_board, site_boards
 from clinimeta.simulations.study_words import (
@@ -113,6 +114,7 @@ def render_report(study: Study, results: Results) -> str:
         missing=missing,
         unscored=_unscored(results),
         cost=cost_table(study, results),
+        protection=protection_table(study),
         sites=_site_table(results),
         folded_from=FOLDED_FROM,
         command=results.command,
