@@ -27,9 +27,9 @@ def protection_table(study: Study) -> PlainTable | None:
         "Noise over signal in a round",
     )
     note = (
-        "Noise is given as a multiple of what one patient can change. Noise over signal compares the noise in "
-        "the mean meta-gradient, at least, with the largest that a task may have; over 1, a single round says "
-        "little. What protection costs in scores is the difference to the unprotected arm above."
+        "Noise is a multiple of what one patient can change. Noise over signal compares the noise in the mean "
+        "meta-gradient, at least, with the largest that a task may have: over 1, one round says little. "
+        "What protection costs in scores is the difference to the unprotected arm above."
     )
     rows = tuple(_row(study, arm) for arm in trained)
     return PlainTable("How answers are protected", columns, rows, note)
