@@ -14,7 +14,8 @@ from datetime import date
 import numpy as np
 
 from clinimeta.common.contributions import added_by_sites, combined, model_digest, noise_of, ring_of
-from clinimeta.common.errors import AttemptError, QuorumError, RecordError
+from clinimeta.common.errors import AttemptError, GateError, QuorumError, RecordError
+from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
 from clinimeta.common.records import (
@@ -169,6 +170,28 @@ def aggregate_of(
     return Aggregate(mean, weight, measured, tuple(accepted), refused)
 
 
+def require_honest_size(plan: Plan, total: Contribution, params: Params, sites: int) -> None:
+    """All that can be checked of a sum whose parts nobody sees: that cut answers can add up to it.
+
+    Each task is cut to `clip`, so a sum that stands for w tasks (or rows) is at most w clip long, rounding
+    and six standard deviations of the sites' noise apart. A larger one is somebody's damage, nobody knows whose.
+
+    Raises:
+        GateError: it is larger.
+    """
+    template = plan.subspace().at(params)
+    ring = ring_of(plan, template, sites)
+    gradient, weight, _ = combined(plan, total, template)
+    noise, size = noise_of(plan, ring), math.sqrt(ring.dim)
+    noisy = 0.0 if noise is None else noise.sigma * math.sqrt(sites) * (size + 6) / ring.scale(ring.bound)
+    largest = weight * plan.protection.clip + sites * size / ring.scale(ring.bound) + noisy
+    if not norm(gradient) <= largest:
+        raise GateError(
+            f"the sum of the hospitals' masked answers has norm {norm(gradient):.3g}, and honest ones come "
+            f"to {largest:.3g} at most: one of them sends damage. Nobody can see which"
+        )
+
+
 @dataclass(slots=True)
 class MaskedRounds:
     """The rounds of one training under secure aggregation, three trips each once they are under way.
@@ -198,6 +221,7 @@ class MaskedRounds:
 
         Raises:
             QuorumError: too few sites were left, as often as may be tried.
+            GateError: the sum is larger than honest sites can make it.
         """
         self._params = params
         for left in range(self.attempts - 1, -1, -1):
@@ -210,6 +234,7 @@ class MaskedRounds:
                 if error.may_retry or not left:
                     missing = {site: f"{phase}: {why}" for site, (phase, why) in error.dropped.items()}
                     raise QuorumError(number, error.present, error.needed, missing) from None
+        require_honest_size(self.plan, outcome.total, params, len(cohort))
         gone = {s: (phase, why) for s, (phase, why) in outcome.dropped.items() if s not in outcome.survivors}
         refused = {site: f"{phase}: {why}" for site, (phase, why) in gone.items() if why != "silent"}
         silent = tuple(sorted(site for site, (_, why) in gone.items() if why == "silent"))

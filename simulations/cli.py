@@ -15,12 +15,12 @@ import click
 import typer
 
 from clinimeta.client import cli as client_cli
-from clinimeta.common.errors import ClinimetaError, NumericalError, QuorumError, UserError
+from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
 from clinimeta.simulations import privacy_cli
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a fault of ours; 2 something you can mend (it says what); 3 too few hospitals
-answered; 4 a training left the finite numbers; 130 interrupted.
+answered; 4 a training left the finite numbers or was stopped as poisoned; 130 interrupted.
 """
 
 app = typer.Typer(
@@ -238,10 +238,12 @@ def run(command: Callable[[], Any]) -> int:
     except UserError as error:
         _show(error)
         return 2
-    except (QuorumError, NumericalError) as error:
+    except (QuorumError, NumericalError, GateError) as error:
         remedy = "more attempts, a longer deadline_s or a smaller quorum in [training]"
         if isinstance(error, NumericalError) or "not_finite" in str(error):
             remedy = "smaller step sizes (inner_rate, outer.rate, local_rate) in the study"
+        elif isinstance(error, GateError):
+            remedy = "look for a hospital that sends damage; a run goes on with --resume"
         elif "too_few_rows" in str(error):
             remedy = 'smaller shots in [episodes], or draw = "rows", or hospitals with more patients'
         _show(UserError(str(error), remedy=remedy))

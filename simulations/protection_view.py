@@ -27,7 +27,7 @@ def protection_table(study: Study) -> PlainTable | None:
         "Noise over signal in a round",
     )
     note = (
-        "Noise is a multiple of what one patient can change. Noise over signal compares the noise in the mean "
+        "Noise is a multiple of what one patient can change. Noise over signal compares that of the mean "
         "meta-gradient, at least, with the largest that a task may have: over 1, one round says little. "
         "What protection costs in scores is the difference to the unprotected arm above."
     )

@@ -197,6 +197,11 @@ def _engine(request: Request, study: Study) -> Engine:
             "faults are injected by the loopback engine only",
             remedy=f"leave out --engine {request.engine}, or [faults]",
         )
+    if request.engine == "ray" and any(arm.protection.in_whole_numbers for arm in study.arms):
+        raise StudyError(
+            "Ray's workers have no keys to protect answers with",
+            remedy="use --engine batched (the same sums, without masks) or loopback",
+        )
     if request.engine == "ray":
         ray_engine.require_ray()
         return RayEngine(study.to_toml(), request.data.resolve() if request.data else None)

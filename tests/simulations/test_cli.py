@@ -486,6 +486,16 @@ def test_faults_are_refused_where_nothing_would_inject_them(clinimeta: Typed) ->
     assert "loopback engine only" in mistake(clinimeta(*SIMULATE, "--engine", "batched"))
 
 
+def test_rays_workers_have_no_keys(clinimeta: Typed) -> None:
+    said = clinimeta("simulate", "--engine", "ray", "--secure-aggregation")
+    assert "no keys to protect answers" in mistake(said)
+
+
+def test_a_resumed_run_keeps_its_protection(clinimeta: Typed) -> None:
+    said = clinimeta("simulate", "--resume", "runs/x", "--secure-aggregation")
+    assert "goes on as it was" in mistake(said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -7,14 +7,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from clinimeta.client import site as site_module
 from clinimeta.client.budget import Allowance, Budget
 from clinimeta.client.site import answer
 from clinimeta.common.contributions import columns_of, flatten, sensitivity
-from clinimeta.common.errors import QuorumError, StudyError
+from clinimeta.common.errors import GateError, QuorumError, StudyError
 from clinimeta.common.params import digest, map_params, norm
 from clinimeta.common.protection import Protection
 from clinimeta.common.records import (
@@ -27,6 +29,7 @@ from clinimeta.common.records import (
 )
 from clinimeta.common.rng import generator
 from clinimeta.common.secagg.protocol import play
+from clinimeta.common.secagg.ring import Contribution
 from clinimeta.common.secagg.terms import Terms
 from clinimeta.common.study import Arm, Faults, Study, check
 from clinimeta.common.typing import Params
@@ -284,4 +287,26 @@ def test_fewer_hospitals_than_a_sum_may_be_opened_over_are_named(folders: Iterat
     study, chosen = small("maml", "masked")
     chosen = chosen.model_copy(update={"protection": Protection(answers="masked", min_cohort=10)})
     with pytest.raises(StudyError, match="so few hospitals"):
+        train(LoopbackEngine(), study, chosen, next(folders))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 8.0])
+def test_a_sum_that_honest_sites_cannot_make_stops_the_training(
+    epsilon: float, monkeypatch: pytest.MonkeyPatch, folders: Iterator[RunDir]
+) -> None:
+    """A site that does not cut its answer; under masks nobody sees that it was this one."""
+    study, chosen = promising("maml", "masked", epsilon) if epsilon else small("maml", "masked")
+    honest = site_module.contributed
+
+    def bad(*arguments: Any) -> Contribution:
+        added = honest(*arguments)
+        if arguments[2] != "hospital-03":
+            return added
+        signs = np.where(np.arange(len(added.vector)) % 2, 1.0, -1.0)
+        return replace(added, vector=chosen.protection.clip * plan.episodes.tasks * signs)
+
+    plan = study.plan(chosen, 5)
+    train(LoopbackEngine(), study, chosen, next(folders))
+    monkeypatch.setattr(site_module, "contributed", bad)
+    with pytest.raises(GateError, match="one of them sends damage"):
         train(LoopbackEngine(), study, chosen, next(folders))
