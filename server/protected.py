@@ -174,7 +174,7 @@ def require_honest_size(plan: Plan, total: Contribution, params: Params, sites: 
     """All that can be checked of a sum whose parts nobody sees: that cut answers can add up to it.
 
     Each task is cut to `clip`, so a sum that stands for w tasks (or rows) is at most w clip long, rounding
-    and six standard deviations of the sites' noise apart. A larger one is somebody's damage, nobody knows whose.
+    and six standard deviations of the sites' noise apart. A larger one is damage, nobody knows whose.
 
     Raises:
         GateError: it is larger.

@@ -73,14 +73,13 @@ class Site:
         return self.identity.name
 
     def opened(self, key: RoundKey) -> Opened | None:
-        """What was agreed of an attempt that this site has shared secrets for, until it is over."""
+        """What was agreed of an attempt that this site has begun, until it is over."""
         data = self.journal.load(key)
         session = decode(Session, data) if data is not None else None
-        if session is None or not session.adverts:
+        if session is None:
             return None
         circle = Circle.of(session.terms, session.adverts)
-        least = max(circle.threshold, session.terms.min_cohort, self.policy.min_cohort)
-        return Opened(session.terms, least)
+        return Opened(session.terms, self._least(circle))
 
     def answer(
         self, request: Request, train: Train | None = None, model_digest: bytes = b""
@@ -304,9 +303,13 @@ class Site:
 
     def _are_enough(self, circle: Circle, names: tuple[str, ...], near: tuple[str, ...]) -> bool:
         """Whether a set of sites is over every threshold: the terms', the policy's, and among neighbours."""
-        terms = circle.terms
-        needed = max(circle.threshold, terms.min_cohort, self.policy.min_cohort)
-        return len(names) >= needed and len(set(names) & set(near)) >= terms.needed(len(near))
+        return len(names) >= self._least(circle) and len(set(names) & set(near)) >= circle.terms.needed(
+            len(near)
+        )
+
+    def _least(self, circle: Circle) -> int:
+        """The fewest members, and survivors, that this site goes on with."""
+        return max(circle.threshold, circle.terms.min_cohort, self.policy.min_cohort)
 
     def _session(self, key: RoundKey, phase: str) -> Session:
         """What is known of the attempt, if `phase` is the next one."""

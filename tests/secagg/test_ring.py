@@ -67,7 +67,8 @@ def test_rounding_is_unbiased(fraction: int, whole: int) -> None:
     value = (whole + p) / quantiser.scale(1.0)
     q = quantiser.quantise(only(np.full(count, value)), KEY).view(np.int32)
     assert set(np.unique(q)) <= {whole - 1, whole, whole + 1}
-    spread = math.sqrt(p * (1 - p) / count)
+    # A value that is a hair under a whole number comes out one lower when its 16 random bits are all 0.
+    spread = math.sqrt((p * (1 - p) + 2**-16) / count)
     assert abs(q.mean() - (whole + p)) <= 5 * spread + 2**-16
 
 
