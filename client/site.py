@@ -178,9 +178,12 @@ def _reserved(
 def _read_plan(data: bytes) -> tuple[Plan, MetaLearner[Any]]:
     try:
         plan = Plan.from_bytes(data)
-        return plan, plan.learner()
+        learner = plan.learner()
     except StudyError as error:
         raise Refuse("bad_plan", error.what) from None
+    if plan.protection.epsilon and not plan.protection.noise_multiplier:
+        raise Refuse("bad_plan", "the plan promises privacy, and no noise")
+    return plan, learner
 
 
 def table_of(site: Site, schema: Schema, tables: dict[Schema, Table]) -> Table:

@@ -225,6 +225,17 @@ def test_a_site_gives_no_answer_with_less_protection_than_its_plan_says(answers:
     assert reply.code == "not_protected"
 
 
+def test_a_promise_without_noise_is_no_plan() -> None:
+    study, chosen = promising("maml", "quantised", 8.0)
+    silent = study.plan(chosen, 5).protection.model_copy(update={"noise_multiplier": 0.0})
+    plan = study.plan(chosen, 5).model_copy(update={"protection": silent})
+    (site, *_) = federation.load(study, None).sites.values()
+    start = plan.learner().init(generator("template"))
+    reply = answer(site, QuantisedOrder("n", "t", 1, plan.canonical(), 9, start))
+    assert isinstance(reply, Refusal)
+    assert reply.code == "bad_plan"
+
+
 def test_a_site_without_a_key_takes_no_part_in_secure_aggregation() -> None:
     study, _ = small("maml", "masked")
     (site, *_) = federation.load(study, None).sites.values()
