@@ -193,6 +193,18 @@ def bench_rounds(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_js
     _rows(bench.bench_rounds(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
 
 
+@bench_app.command("secagg")
+def bench_secagg(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_json: Json = False) -> None:
+    """Measure secure aggregation beside its lower limit, a plain sum, and Flower's SecAgg+.
+
+    Example: clinimeta bench secagg --quick
+    """
+    _quiet_flower()
+    from clinimeta.simulations.benchmarks import bench
+
+    _rows(bench.bench_secagg(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
+
+
 @app.command("algorithms")
 def list_algorithms(as_json: Json = False) -> None:
     """List the algorithms, a sentence each, with their hyperparameters. Example: clinimeta algorithms."""
