@@ -23,10 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from clinimeta.common.files import write_atomically
-from clinimeta.simulations.benchmarks import adaptation, rounds, secagg
+from clinimeta.simulations.benchmarks import adaptation, privacy_utility, rounds, secagg
 from clinimeta.simulations.benchmarks.measuring import RESULTS, machine, write_csv
-from clinimeta.simulations.benchmarks.pictures import bars, over_sites
-from clinimeta.simulations.plots import Alternative
+from clinimeta.simulations.benchmarks.pictures import bars, over_sites, stacked
+from clinimeta.simulations.plots import Alternative, Series, shots_plot
+from clinimeta.simulations.results import Estimate
 
 Rows = list[dict[str, Any]]
 LATER_ROUNDS = 5
@@ -64,6 +65,19 @@ SECAGG_COLUMNS = {
     "flower_client_times": "Flower's client, times",
     "flower_server_times": "Flower's server, times",
 }
+PRIVACY_COLUMNS = {
+    "setting": "setting",
+    "learns": "learns",
+    "epsilon": "epsilon",
+    "numbers": "numbers",
+    "signal_over_noise": "signal / noise",
+    "value": "score",
+    "low": "low",
+    "high": "high",
+    "difference": "minus unprotected",
+    "difference_low": "low",
+    "difference_high": "high",
+}
 """Column of the CSV -> its heading, in the terminal and in docs/benchmarks.md."""
 
 SECAGG_CURVES = {
@@ -88,6 +102,7 @@ class Request:
     out: Path
     quick: bool = False
     argv: tuple[str, ...] = ()
+    data: Path | None = None
 
 
 def bench_adaptation(request: Request, settings: Sequence[adaptation.Setting] | None = None) -> Rows:
@@ -113,6 +128,21 @@ def bench_secagg(request: Request, settings: Sequence[secagg.Setting] | None = N
     turns = 2 if request.quick else SECAGG_TURNS
     rows = _bench(request, "secagg", lambda notify: secagg.measure(chosen, turns, notify), _secagg_svg)
     Console(stderr=True).print(_table(rows, SECAGG_COLUMNS))
+    return rows
+
+
+def bench_privacy_utility(
+    request: Request, settings: Sequence[privacy_utility.Setting] | None = None
+) -> Rows:
+    """Measure what promises cost in accuracy; `settings` instead of the usual ones."""
+    chosen = list(settings or privacy_utility.settings(request.data, quick=request.quick))
+    rows = _bench(
+        request,
+        "privacy-utility",
+        lambda notify: privacy_utility.measure(chosen, request.data, notify),
+        _privacy_svg,
+    )
+    Console(stderr=True).print(_table(rows, PRIVACY_COLUMNS))
     return rows
 
 
@@ -206,6 +236,26 @@ def _secagg_svg(rows: Rows) -> str:
     return over_sites(Alternative("bench-secagg", "Secure aggregation", text), panels)
 
 
+def _privacy_svg(rows: Rows) -> str:
+    """A plot for each setting: the score over epsilon; the unprotected one is a point of its own."""
+    drawn = list[str]()
+    for i, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
+        here = [row for row in rows if row["setting"] == setting]
+        epsilons = list(dict.fromkeys(row["epsilon"] for row in here))
+        series = []
+        for style, learns in enumerate(dict.fromkeys(row["learns"] for row in here)):
+            found = {row["epsilon"]: row for row in here if row["learns"] == learns}
+            series.append(Series(learns, style, tuple(_estimate(found.get(e)) for e in epsilons)))
+        part = Alternative(f"bench-privacy-{i}", setting, f"{setting} for each epsilon")
+        drawn.append(shots_plot(part, epsilons, f"epsilon; up: {setting}", series))
+    text = "Scores against the promise to each patient, with intervals."
+    return stacked(Alternative("bench-privacy", "Privacy and utility", text), drawn)
+
+
+def _estimate(row: Mapping[str, Any] | None) -> Estimate:
+    return Estimate(*((row["value"], row["low"], row["high"]) if row else [float("nan")] * 3))
+
+
 def _read(text: str) -> Rows:
     """The rows of a CSV of ours, numbers as numbers."""
     return [
@@ -229,7 +279,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    tables = {"adaptation": ADAPTATION_COLUMNS, "rounds": ROUNDS_COLUMNS, "secagg": SECAGG_COLUMNS}
+    tables = {
+        "adaptation": ADAPTATION_COLUMNS,
+        "rounds": ROUNDS_COLUMNS,
+        "secagg": SECAGG_COLUMNS,
+        "privacy-utility": PRIVACY_COLUMNS,
+    }
     for name, columns in tables.items():
         if not (folder / f"{name}.csv").exists():
             continue
