@@ -35,7 +35,7 @@ studies_app = typer.Typer(
     help="List the built-in studies, or show one. Example: clinimeta studies.", rich_markup_mode="markdown"
 )
 bench_app = typer.Typer(
-    help="Measure speed, and what privacy costs, on this machine. Example: clinimeta bench adaptation --quick.",
+    help="Measure speed, or what privacy costs. Example: clinimeta bench adaptation --quick.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

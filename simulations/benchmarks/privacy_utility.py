@@ -3,7 +3,7 @@
 A study's primary arm is trained as the study has it, then in whole numbers under secure aggregation (of
 which only the masks are left out: they change no bit) with every task's meta-gradient cut to norm 1 and
 one task a patient, for several epsilons, infinity among them, and each once with all numbers learning and
-once with the last layer only. All are judged as the study judges. The promise is to a patient, over the
+once with the last layer only. The start that all trainings begin from is judged, too. All are judged as the study judges. The promise is to a patient, over the
 whole training; choosing among these arms by their scores would not be covered by it.
 """
 
@@ -31,9 +31,10 @@ from clinimeta.simulations.run import Run
 
 EPSILONS = (math.inf, 32.0, 8.0, 2.0)
 DELTA, CLIP = 1e-6, 1.0
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 PARTS = {"all": "all numbers learn", "head": "the last layer learns"}
-UNPROTECTED = "as the study has it"
+UNPROTECTED, NOTHING = "as the study has it", "nothing learns"
+"""Above and below: no promise, and the start of every training, which tells nothing of anyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,14 @@ def with_promises(setting: Setting) -> Study:
             update={"training": plain.training.model_copy(update={"rounds": setting.rounds})}
         )
     parts = [part for part in PARTS if part == "all" or _learns_less(study, plain, part)]
-    arms = [_arm(plain, part, epsilon) for part in parts for epsilon in setting.epsilons]
+    untrained = plain.model_copy(
+        update={
+            "name": "untrained",
+            "label": NOTHING,
+            "training": plain.training.model_copy(update={"rounds": 0}),
+        }
+    )
+    arms = [_arm(plain, part, epsilon) for part in parts for epsilon in setting.epsilons] + [untrained]
     evaluations = [e.model_copy(update={"curve_every": 0, "references": ()}) for e in study.evaluations]
     questions = [
         Question(evaluation=e.name, arm=arm.name, against=plain.name, shots=shots, score=score)
@@ -152,8 +160,12 @@ def _rows(setting: Setting, study: Study, results: Results) -> list[dict[str, An
 
 def _way(study: Study, arm: Arm) -> Mapping[str, Any]:
     """How an arm learns; its signal over its noise in a round where every site of the cohort answers."""
-    protected = arm.name != study.primary
-    learning = _learning(study.plan(arm, study.seeds[0]))
+    learns, epsilon = PARTS[arm.training.trainable], f"{arm.protection.epsilon or math.inf:g}"
+    if arm.name == study.primary:
+        learns, epsilon = UNPROTECTED, "none"
+    if not arm.training.rounds:
+        learns, epsilon = NOTHING, "0"
+    learning = _learning(study.plan(arm, study.seeds[0])) if arm.training.rounds else 0
     ratio, multiplier = None, 0.0
     if arm.protection.epsilon and arm.training.cohort_size:
         sites = arm.training.cohort_size
@@ -164,8 +176,8 @@ def _way(study: Study, arm: Arm) -> Mapping[str, Any]:
         found = expected_utility(Promise(arm.protection.epsilon, arm.protection.delta), weighed)
         ratio, multiplier = found.ratio, found.multiplier
     return {
-        "learns": PARTS[arm.training.trainable] if protected else UNPROTECTED,
-        "epsilon": f"{arm.protection.epsilon or math.inf:g}" if protected else "none",
+        "learns": learns,
+        "epsilon": epsilon,
         "numbers": learning,
         "noise_multiplier": multiplier,
         "signal_over_noise": ratio,
