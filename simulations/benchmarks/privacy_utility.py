@@ -2,9 +2,10 @@
 
 A study's primary arm is trained as the study has it, then in whole numbers under secure aggregation (of
 which only the masks are left out: they change no bit) with every task's meta-gradient cut to norm 1 and
-one task a patient, for several epsilons, infinity among them, and each once with all numbers learning and
-once with the last layer only. The start that all trainings begin from is judged, too. All are judged as the study judges. The promise is to a patient, over the
-whole training; choosing among these arms by their scores would not be covered by it.
+one task a patient, for several epsilons, infinity among them, each once with all numbers learning and once
+with the last layer only. The start that all trainings begin from is judged, too. All are judged as the
+study judges. The promise is to a patient, over the whole training; choosing among these arms by their
+scores would not be covered by it.
 """
 
 import math
