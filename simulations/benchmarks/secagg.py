@@ -60,7 +60,7 @@ class Setting:
 
 def settings(*, quick: bool) -> list[Setting]:
     """The usual ones; those that would take too long to prepare are left out."""
-    sizes = (3, 10, 50) if quick else (3, 10, 50, 100, 200)
+    sizes = (3, 10, 20) if quick else (3, 10, 50, 100, 200)
     lengths = (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000)
     found = [Setting(n, d, drop_outs(n)) for d in lengths for n in sizes if n * n * d <= MASKED_WORDS]
     return found if quick else [*found, Setting(10, 10_000_000, drop_outs(10))]
