@@ -35,7 +35,7 @@ studies_app = typer.Typer(
     help="List the built-in studies, or show one. Example: clinimeta studies.", rich_markup_mode="markdown"
 )
 bench_app = typer.Typer(
-    help="Measure speed on this machine. Example: clinimeta bench adaptation --quick.",
+    help="Measure speed, or what privacy costs. Example: clinimeta bench adaptation --quick.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -191,6 +191,37 @@ def bench_rounds(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_js
     from clinimeta.simulations.benchmarks import bench
 
     _rows(bench.bench_rounds(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
+
+
+@bench_app.command("secagg")
+def bench_secagg(out: BenchOut = Path("runs/bench"), quick: Quick = False, as_json: Json = False) -> None:
+    """Measure secure aggregation beside its lower limit, a plain sum, and Flower's SecAgg+.
+
+    Example: clinimeta bench secagg --quick
+    """
+    _quiet_flower()
+    from clinimeta.simulations.benchmarks import bench
+
+    _rows(bench.bench_secagg(bench.Request(out, quick, tuple(sys.argv[1:]))), as_json)
+
+
+@bench_app.command("privacy-utility")
+def bench_privacy_utility(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the public data sets; eICU is measured with it, too.")
+    ] = None,
+    out: BenchOut = Path("runs/bench"),
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a promise to each patient costs in accuracy, for several epsilons.
+
+    Example: clinimeta bench privacy-utility --quick
+    """
+    _quiet_flower()
+    from clinimeta.simulations.benchmarks import bench
+
+    _rows(bench.bench_privacy_utility(bench.Request(out, quick, tuple(sys.argv[1:]), data)), as_json)
 
 
 @app.command("algorithms")

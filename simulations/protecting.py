@@ -18,7 +18,7 @@ def protected(study: Study, *, masked: bool, epsilon: float, delta: float, clip:
         StudyError: the protection does not fit an arm.
     """
     twins = {arm.name: _twin(arm) for arm in _teacher_and(study, study.primary)}
-    arms = [_protect(arm, masked, epsilon, delta, clip) for arm in study.arms]
+    arms = [protect(arm, masked=masked, epsilon=epsilon, delta=delta, clip=clip) for arm in study.arms]
     questions = [
         Question(
             evaluation=asked.name,
@@ -36,7 +36,8 @@ def protected(study: Study, *, masked: bool, epsilon: float, delta: float, clip:
     return changed
 
 
-def _protect(arm: Arm, masked: bool, epsilon: float, delta: float, clip: float) -> Arm:
+def protect(arm: Arm, *, masked: bool, epsilon: float, delta: float, clip: float) -> Arm:
+    """One arm under secure aggregation, noise, or both, as `protected` says."""
     if arm.trained_by or not arm.training.rounds:
         return arm
     protection = Protection(

@@ -1,6 +1,6 @@
 """One `clinimeta bench` from request to files: measure, write CSV and SVG, show a table.
 
-    clinimeta bench adaptation && clinimeta bench rounds
+    clinimeta bench adaptation && clinimeta bench rounds && clinimeta bench secagg
     python -m clinimeta.simulations.benchmarks.bench runs/bench
 
 The second keeps the CSVs as `simulations/benchmarks/results/bench-*.csv` and prints the tables of
@@ -23,13 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from clinimeta.common.files import write_atomically
-from clinimeta.simulations.benchmarks import adaptation, rounds
+from clinimeta.simulations.benchmarks import adaptation, privacy_utility, rounds, secagg
 from clinimeta.simulations.benchmarks.measuring import RESULTS, machine, write_csv
-from clinimeta.simulations.benchmarks.pictures import bars, over_sites
-from clinimeta.simulations.plots import Alternative
+from clinimeta.simulations.benchmarks.pictures import bars, over_sites, stacked
+from clinimeta.simulations.plots import Alternative, Series, shots_plot
+from clinimeta.simulations.results import Estimate
 
 Rows = list[dict[str, Any]]
 LATER_ROUNDS = 5
+SECAGG_TURNS = 5
 ADAPTATION_COLUMNS = {
     "setting": "setting",
     "candidate": "an outer step by",
@@ -49,7 +51,48 @@ ROUNDS_COLUMNS = {
     "first_cpu_s": "first, CPU s",
     "peak_mib": "peak MiB",
 }
+SECAGG_COLUMNS = {
+    "setting": "setting",
+    "sites": "sites",
+    "dropped": "dropped",
+    "client_ms": "client, ms",
+    "mask_ms": "masks, ms",
+    "keystream_ms": "keystream, ms",
+    "server_ms": "server, ms",
+    "float_sum_ms": "float sum, ms",
+    "server_checks_ms": "server's checks, ms",
+    "upload_times_float32": "upload / float32",
+    "flower_client_times": "Flower's client, times",
+    "flower_server_times": "Flower's server, times",
+}
+PRIVACY_COLUMNS = {
+    "setting": "setting",
+    "learns": "learns",
+    "epsilon": "epsilon",
+    "numbers": "numbers",
+    "signal_over_noise": "signal / noise",
+    "value": "score",
+    "low": "low",
+    "high": "high",
+    "difference": "minus unprotected",
+    "difference_low": "low",
+    "difference_high": "high",
+}
 """Column of the CSV -> its heading, in the terminal and in docs/benchmarks.md."""
+
+SECAGG_CURVES = {
+    "CPU ms of a hospital": {
+        "clinimeta": "client_ms",
+        "keystream alone": "keystream_ms",
+        "Flower's SecAgg+": "flower_client_ms",
+    },
+    "CPU ms of the coordinator": {
+        "clinimeta": "server_ms",
+        "sum without masks": "float_sum_ms",
+        "Flower's SecAgg+": "flower_server_ms",
+    },
+}
+"""What is drawn: axis -> curve -> column of the CSV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +102,7 @@ class Request:
     out: Path
     quick: bool = False
     argv: tuple[str, ...] = ()
+    data: Path | None = None
 
 
 def bench_adaptation(request: Request, settings: Sequence[adaptation.Setting] | None = None) -> Rows:
@@ -75,6 +119,30 @@ def bench_rounds(request: Request, candidates: Sequence[rounds.Candidate] | None
     later = 2 if request.quick else LATER_ROUNDS
     rows = _bench(request, "rounds", lambda notify: rounds.measure(chosen, later, notify), _rounds_svg)
     Console(stderr=True).print(_table(rows, ROUNDS_COLUMNS))
+    return rows
+
+
+def bench_secagg(request: Request, settings: Sequence[secagg.Setting] | None = None) -> Rows:
+    """Measure secure aggregation; `settings` instead of the usual ones."""
+    chosen = list(settings or secagg.settings(quick=request.quick))
+    turns = 2 if request.quick else SECAGG_TURNS
+    rows = _bench(request, "secagg", lambda notify: secagg.measure(chosen, turns, notify), _secagg_svg)
+    Console(stderr=True).print(_table(rows, SECAGG_COLUMNS))
+    return rows
+
+
+def bench_privacy_utility(
+    request: Request, settings: Sequence[privacy_utility.Setting] | None = None
+) -> Rows:
+    """Measure what promises cost in accuracy; `settings` instead of the usual ones."""
+    chosen = list(settings or privacy_utility.settings(request.data, quick=request.quick))
+    rows = _bench(
+        request,
+        "privacy-utility",
+        lambda notify: privacy_utility.measure(chosen, request.data, notify),
+        _privacy_svg,
+    )
+    Console(stderr=True).print(_table(rows, PRIVACY_COLUMNS))
     return rows
 
 
@@ -153,6 +221,41 @@ def _rounds_svg(rows: Rows) -> str:
     return over_sites(Alternative("bench-rounds", "A simulated round", text), panels)
 
 
+def _secagg_svg(rows: Rows) -> str:
+    """Nobody dropped out, the length with most rows."""
+    kept = [row for row in rows if not row["dropped"]]
+    lengths = [row["parameters"] for row in kept]
+    length = max(reversed(lengths), key=lengths.count)
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for what, parts in SECAGG_CURVES.items():
+        for label, key in parts.items():
+            points = {row["sites"]: row[key] for row in kept if row["parameters"] == length and row[key]}
+            if points:
+                panels.setdefault(what, {})[label] = points
+    text = f"Secure aggregation of {length:,} parameters: CPU time of a hospital and of the coordinator."
+    return over_sites(Alternative("bench-secagg", "Secure aggregation", text), panels)
+
+
+def _privacy_svg(rows: Rows) -> str:
+    """A plot for each setting: the score over epsilon; the unprotected one is a point of its own."""
+    drawn = list[str]()
+    for i, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
+        here = [row for row in rows if row["setting"] == setting]
+        epsilons = list(dict.fromkeys(row["epsilon"] for row in here))
+        series = []
+        for style, learns in enumerate(dict.fromkeys(row["learns"] for row in here)):
+            found = {row["epsilon"]: row for row in here if row["learns"] == learns}
+            series.append(Series(learns, style, tuple(_estimate(found.get(e)) for e in epsilons)))
+        part = Alternative(f"bench-privacy-{i}", setting, f"{setting} for each epsilon")
+        drawn.append(shots_plot(part, epsilons, f"epsilon; up: {setting}", series))
+    text = "Scores against the promise to each patient, with intervals."
+    return stacked(Alternative("bench-privacy", "Privacy and utility", text), drawn)
+
+
+def _estimate(row: Mapping[str, Any] | None) -> Estimate:
+    return Estimate(*((row["value"], row["low"], row["high"]) if row else [float("nan")] * 3))
+
+
 def _read(text: str) -> Rows:
     """The rows of a CSV of ours, numbers as numbers."""
     return [
@@ -170,13 +273,21 @@ def _number(text: str) -> object:
 
 
 def main() -> None:
-    """Keep the CSVs of a folder and print their tables."""
+    """Keep the CSVs that a folder has and print their tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    for name, columns in {"adaptation": ADAPTATION_COLUMNS, "rounds": ROUNDS_COLUMNS}.items():
+    tables = {
+        "adaptation": ADAPTATION_COLUMNS,
+        "rounds": ROUNDS_COLUMNS,
+        "secagg": SECAGG_COLUMNS,
+        "privacy-utility": PRIVACY_COLUMNS,
+    }
+    for name, columns in tables.items():
+        if not (folder / f"{name}.csv").exists():
+            continue
         text = (folder / f"{name}.csv").read_text(encoding="utf-8")
         write_atomically(RESULTS / f"bench-{name}.csv", text.encode())
         print(markdown(_read(text), columns), end="\n\n")

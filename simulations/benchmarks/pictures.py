@@ -37,7 +37,7 @@ def over_sites(alternative: Alternative, panels: Mapping[str, Mapping[str, Mappi
         label = f"number of hospitals; up: {what}"
         part = Alternative(f"{alternative.name}-{i}", what, f"{what} for {', '.join(engines)}")
         drawn.append(shots_plot(part, [f"{count:,}" for count in counts], label, series))
-    return _stacked(alternative, drawn)
+    return stacked(alternative, drawn)
 
 
 def _bar(label: str, value: float, longest: float, y: int, colour: str) -> Iterator[str]:
@@ -48,7 +48,8 @@ def _bar(label: str, value: float, longest: float, y: int, colour: str) -> Itera
     yield f'<text x="{LABEL + length + 6:.1f}" y="{y + 12}">{value:.1f}</text>'
 
 
-def _stacked(alternative: Alternative, pictures: Sequence[str]) -> str:
+def stacked(alternative: Alternative, pictures: Sequence[str]) -> str:
+    """Pictures of ours one above the other."""
     parts, y, widest = list[str](), 0.0, 0.0
     for picture in pictures:
         found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', picture)

@@ -5,12 +5,15 @@ How fast anything is, no test says.
 
 import csv
 import json
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -23,8 +26,18 @@ from clinimeta.common.applications.regression import Regression
 from clinimeta.common.models.conv4 import Conv4
 from clinimeta.common.models.mlp import MLP
 from clinimeta.common.params import map_params
+from clinimeta.simulations import studies
 from clinimeta.simulations.batched import Together
-from clinimeta.simulations.benchmarks import adaptation, measuring, peers, rounds
+from clinimeta.simulations.benchmarks import (
+    adaptation,
+    bench,
+    measuring,
+    peers,
+    privacy_utility,
+    rounds,
+    secagg,
+    secagg_flower,
+)
 from clinimeta.simulations.benchmarks.adaptation import Setting
 from clinimeta.simulations.benchmarks.bench import cell, markdown
 from clinimeta.simulations.benchmarks.measuring import (
@@ -36,6 +49,7 @@ from clinimeta.simulations.benchmarks.measuring import (
     take_turns,
 )
 from clinimeta.simulations.benchmarks.rounds import MAML_WORK, Candidate, Laps, Tables
+from clinimeta.simulations.benchmarks.secagg import begin, check_exact, client, drop_outs, finish
 from clinimeta.simulations.cli import app, run
 
 TINY = [
@@ -202,3 +216,108 @@ def test_tables_for_the_page() -> None:
     ]
     text = markdown([{"a": 1.0, "b": None}], {"a": "A", "b": "B"})
     assert text == "| A | B |\n| --- | --- |\n| 1 |  |"
+
+
+def test_secagg_writes_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "TURN_S", 0.0)
+    monkeypatch.setattr(secagg, "settings", lambda *, quick: [secagg.Setting(4, 30 * (1 + quick), (0, 1))])
+    typed = ["bench", "secagg", "--quick", "--json", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["clinimeta", *typed])
+    said = CliRunner().invoke(app, typed)
+    assert said.exit_code == 0, said.output
+    comment, found = read(tmp_path / "secagg.csv")
+    assert comment.startswith("# clinimeta bench secagg ")
+    assert [(row["sites"], row["parameters"], row["dropped"]) for row in found] == [
+        ("4", "60", "0"),
+        ("4", "60", "1"),
+    ]
+    assert [row["masks_removed"] for row in found] == ["4", "6"]
+    assert all(float(row["client_ms"]) > 0 and float(row["flower_server_times"]) > 0 for row in found)
+    assert set(bench.SECAGG_COLUMNS) <= set(found[0])
+    assert "Flower" in (tmp_path / "secagg.svg").read_text()
+
+
+def test_secagg_times_exact_sums_only() -> None:
+    begun = begin(4, 50)
+    done = finish(begun, 1)
+    assert len(done.survivors) == 3
+    check_exact(begun, done)
+    client(begun, done)
+    other = dict(begun.vectors)
+    other[done.survivors[0]] = other[done.survivors[1]]
+    with pytest.raises(UnequalWorkError, match="not what the survivors have put in"):
+        check_exact(replace(begun, vectors=other), done)
+    with pytest.raises(UnequalWorkError, match="answers something else"):
+        client(begun, replace(done, asked=done.asked[:-1]))
+
+
+def test_an_unmasking_of_flowers_gives_the_mean() -> None:
+    vectors = [np.linspace(-1, 1, 20, dtype=np.float32) * (i + 1) / 3 for i in range(3)]
+    found = secagg_flower.server(vectors, 1, 3)()
+    assert np.abs(found - np.mean(vectors, axis=0)).max() < 2 * secagg_flower.CLIP / secagg_flower.RANGE
+    assert secagg_flower.client(vectors[0], 4, 1, 3)()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_settings_of_secagg_are_within_the_threshold(quick: bool) -> None:
+    for setting in secagg.settings(quick=quick):
+        assert setting.dropped == drop_outs(setting.sites)
+        assert setting.dropped[0] == 0
+        assert setting.sites - setting.dropped[-1] > 2 * setting.sites / 3
+
+
+def test_privacy_utility_sets_promises_beside_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = studies.find("default")
+    evaluation = study.evaluations[0].model_copy(update={"shots": (1,), "repeats": 1, "sites": 2})
+    study = study.model_copy(
+        update={
+            "data": study.data.model_copy(update={"sites": 6}),
+            "evaluations": (evaluation,),
+            "questions": (),
+        }
+    )
+    setting = privacy_utility.Setting(study, rounds=1, epsilons=(math.inf, 2.0))
+    monkeypatch.setattr(privacy_utility, "settings", lambda *_, **__: [setting])
+    typed = ["bench", "privacy-utility", "--json", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["clinimeta", *typed])
+    said = CliRunner().invoke(app, typed)
+    assert said.exit_code == 0, said.output
+    comment, found = read(tmp_path / "privacy-utility.csv")
+    assert comment.startswith("# clinimeta bench privacy-utility ")
+    ways = [(row["learns"], row["epsilon"]) for row in found if row["score"] == "auroc"]
+    assert ways == [
+        ("as the study has it", "none"),
+        ("all numbers learn", "inf"),
+        ("all numbers learn", "2"),
+        ("the last layer learns", "inf"),
+        ("the last layer learns", "2"),
+        ("nothing learns", "0"),
+    ]
+    assert {row["numbers"] for row in found} == {"2081", "33", "0"}
+    assert all((row["difference"] == "") == (row["epsilon"] == "none") for row in found)
+    assert (tmp_path / "privacy-utility.svg").read_text().count("<svg") == 3
+
+
+def test_every_arm_under_a_promise_is_masked_and_clipped() -> None:
+    study = privacy_utility.with_promises(privacy_utility.Setting(studies.find("default")))
+    plain, *others, untrained = study.arms
+    assert untrained.training.rounds == 0
+    assert plain.name == study.primary
+    assert len(others) == 2 * len(privacy_utility.EPSILONS)
+    for arm in others:
+        plan = study.plan(arm, 0)
+        assert (arm.protection.answers, arm.protection.clip, arm.episodes.tasks_a_patient) == ("masked", 1, 1)
+        assert (plan.protection.noise_multiplier > 0) == (arm.protection.epsilon > 0)
+
+
+def test_a_model_that_is_a_head_has_no_smaller_part() -> None:
+    arms = privacy_utility.with_promises(privacy_utility.Setting(studies.find("eicu"))).arms
+    assert {arm.training.trainable for arm in arms} == {"all"}
+
+
+def test_eicu_is_measured_where_its_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLINIMETA_DATA", raising=False)
+    for data, names in ((None, ["default"]), (tmp_path, ["default", "eicu"])):
+        assert [s.study.name for s in privacy_utility.settings(data, quick=False)] == names

@@ -142,7 +142,9 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "version",
         "bench",
         "bench adaptation",
+        "bench privacy-utility",
         "bench rounds",
+        "bench secagg",
         "privacy",
         "privacy plan",
     }
