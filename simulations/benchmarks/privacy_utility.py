@@ -8,12 +8,16 @@ study judges. The promise is to a patient, over the whole training; choosing amo
 scores would not be covered by it.
 """
 
+import contextlib
+import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from clinimeta.common.privacy.promise import Promise
 from clinimeta.common.privacy.utility import Setting as Weighed
@@ -135,7 +139,19 @@ def _run(setting: Setting, data: Path | None, notify: Callable[[str], None]) -> 
     loaded = federation.load(study, data)
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir.create(Path(folder) / "run", study.to_toml())
-        return study, Run(study, run_dir, loaded, BatchedEngine(), _Told(notify)).execute()
+        with _quiet():
+            return study, Run(study, run_dir, loaded, BatchedEngine(), _Told(notify)).execute()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning a round where a hospital has too few patients; it has too few in every round."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _rows(setting: Setting, study: Study, results: Results) -> list[dict[str, Any]]:
