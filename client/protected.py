@@ -5,7 +5,6 @@ Both are the same numbers: the site's clipped sum, its weight and its metrics th
 
 import functools
 import hashlib
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -105,13 +104,6 @@ def with_noise(added: Contribution, noise: Noise | None, key: bytes) -> Contribu
     if noise is None:
         return added
     return replace(added, noise=discrete_gaussian(key, noise.sigma, len(added.vector)))
-
-
-def noise_key(seed: bytes | None, run: str, number: int, site: str) -> bytes:
-    """A fresh secret; or, for a simulation that can be repeated, a function of a seed."""
-    if seed is None:
-        return secrets.token_bytes(32)
-    return hashlib.sha256(b"\0".join([seed, run.encode(), str(number).encode(), site.encode()])).digest()
 
 
 def _nothing() -> Contribution:

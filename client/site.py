@@ -12,7 +12,7 @@ from typing import Any
 
 from clinimeta.client.budget import Allowance, Answer, Budget
 from clinimeta.client.meta_gradients import meta_gradients
-from clinimeta.client.protected import Unable, contributed, masking, noise_key, quantised, with_noise
+from clinimeta.client.protected import Unable, contributed, masking, quantised, with_noise
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
@@ -20,6 +20,7 @@ from clinimeta.common.contributions import model_digest, noise_of, ring_of
 from clinimeta.common.errors import BudgetError, DataError, RecordError, StudyError
 from clinimeta.common.params import is_finite, like
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.noise import noise_key
 from clinimeta.common.records import (
     REFUSALS,
     Calibration,
@@ -39,6 +40,7 @@ from clinimeta.common.rng import generator
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.site import Opened
 from clinimeta.common.secagg.site import Site as Party
+from clinimeta.common.secagg.terms import MAX_SITES
 from clinimeta.common.tasks.batch import stack
 from clinimeta.common.tasks.episode import Episode, Examples
 from clinimeta.common.tasks.sampler import draw_episode
@@ -98,6 +100,8 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
             raise Refuse("bad_order", "the parameters do not fit the plan's learner, or are not finite")
         table = table_of(site, plan.table, {} if tables is None else tables)
         if isinstance(order, CalibrationOrder):
+            if plan.protection.in_whole_numbers:  # its losses would be seen, and without noise
+                raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
             if not all(math.isfinite(t) and t > 0 for t in order.temperatures):
                 raise Refuse("bad_order", "a temperature is not a positive number")
             if len(order.temperatures) > len(TEMPERATURES):  # thousands would trace single patients' outputs
@@ -106,6 +110,8 @@ def answer(site: Site, order: Order, tables: dict[Schema, Table] | None = None) 
         if PROTECTION.get(plan.protection.answers) is not type(order):
             raise Refuse("not_protected", f"the plan promises that answers are {plan.protection.answers}")
         if isinstance(order, QuantisedOrder):
+            if not 0 < order.sites <= MAX_SITES:
+                raise Refuse("bad_order", f"a sum over fewer than one or more than {MAX_SITES} sites")
             key = _reserved(site, plan, order, ring_of(plan, plan.subspace().at(order.params), order.sites))
             return quantised(plan, order, site.name, table, site.rounding_seed, key, site.device)
         return meta_gradients(plan, order, {site.name: table}, site.device)[site.name]

@@ -174,7 +174,8 @@ class Study(Settings):
         raise StudyError(f"the study '{self.name}' has no arm '{name}'", expected=nearest(name, names))
 
     def plan(self, arm: Arm, seed: int) -> Plan:
-        """What the sites are told about one arm."""
+        """What the sites are told about one arm; one that adapts another's model is protected as that is."""
+        teacher = self.arm(arm.trained_by) if arm.trained_by else arm
         return Plan(
             study=self.name,
             arm=arm.name,
@@ -187,7 +188,7 @@ class Study(Settings):
             local_rate=arm.training.local_rate,
             proximal=arm.training.proximal,
             weighting=arm.training.weighting,
-            protection=arm.promised,
+            protection=teacher.promised,
             seed=seed,
             trainable=arm.training.trainable,
             rank=arm.training.rank,

@@ -193,7 +193,7 @@ def server_app(
 def conduct(job: Job, outcome: Outcome, hospitals: Hospitals) -> None:
     """The whole of a job: all rounds that are still to do, then the temperatures."""
     outcome.state = train(job, hospitals)
-    if job.calibrate and not job.plan.protection.noise_multiplier:  # temperatures would need noise, too
+    if job.calibrate and not job.plan.protection.in_whole_numbers:  # each hospital's losses would be seen
         outcome.temperatures = hospitals.temperatures(job.calibrate, outcome.state.params)
 
 

@@ -6,7 +6,7 @@ simply missing from the replies.
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from clinimeta.common.calibration import TEMPERATURES, choose_temperature
@@ -39,6 +39,10 @@ class Failure:
 
 Replies: TypeAlias = Mapping[str, Reply | Failure]
 Flow: TypeAlias = Generator[Orders, Replies, R]
+Asked = TypeVar("Asked", bound=Order)
+Usable = TypeVar("Usable")
+
+NOT_AN_ANSWER = "not an answer to this order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +69,85 @@ def meta_round(
 ) -> Flow[Round]:
     """Ask the cohort for meta-gradients until `quorum` usable ones are there, and combine them by `rule`.
 
-    A meta-gradient has the names and shapes of `like` (None: of `params`).
-
-    All that answer in the first attempt count. Only where they are too few are those that were silent
-    or failed asked again, up to `attempts` times in all; a refusal is an answer and is not argued with.
+    A meta-gradient has the names and shapes of `like` (None: of `params`). Otherwise as `ask_until`.
 
     Raises:
         QuorumError: the quorum was not reached.
     """
-    usable: dict[str, MetaGradient] = {}
-    refused: dict[str, str] = {}
-    waiting = list(cohort)
-    outcome = Aggregate(None, 0.0, {}, (), {})
+
+    def order() -> MetaGradientOrder:
+        return MetaGradientOrder(nonce(), run, number, plan, params)
+
+    def read(reply: Reply, order: MetaGradientOrder, site: str) -> MetaGradient | str:
+        if not isinstance(reply, MetaGradient):
+            return NOT_AN_ANSWER
+        return check(reply, site, order, limits, like) or reply
+
+    def combine(usable: Mapping[str, MetaGradient]) -> Aggregate:
+        return aggregate(usable, limits, params if like is None else like, rule)
+
+    return ask_until(number, cohort, order, read, combine, quorum=quorum, attempts=attempts)
+
+
+def ask_until(
+    number: int,
+    cohort: Sequence[str],
+    order: Callable[[], Asked],
+    read: Callable[[Reply, Asked, str], Usable | str],
+    combine: Callable[[Mapping[str, Usable]], Aggregate],
+    *,
+    quorum: int,
+    attempts: int,
+) -> Flow[Round]:
+    """Ask the cohort until `quorum` usable answers are there, and combine them.
+
+    All that answer in the first attempt count. Only where they are too few are those that were silent
+    or failed asked again, up to `attempts` times in all; a refusal is an answer and is not argued with.
+
+    Args:
+        number: of the round.
+        cohort: the sites to ask.
+        order: makes one site's order, with a nonce of its own.
+        read: what of a site's reply to its order is usable, or why nothing is.
+        combine: the usable answers in one, of which it may leave out some; called with `quorum` or more.
+        quorum: how many `combine` must accept.
+        attempts: how often a site is asked at most.
+
+    Raises:
+        QuorumError: the quorum was not reached.
+    """
+    usable, refused, waiting = dict[str, Usable](), dict[str, str](), list(cohort)
+    found = Aggregate(None, 0.0, {}, (), {})
     for _ in range(attempts):
-        orders = {site: MetaGradientOrder(nonce(), run, number, plan, params) for site in waiting}
+        orders = {site: order() for site in waiting}
         replies = yield orders
         for site in waiting:
-            reply = replies.get(site)
-            if isinstance(reply, MetaGradient):
-                reason = check(reply, site, orders[site], limits, like)
-                if reason is None:
-                    usable[site] = reply
-                    refused.pop(site, None)
+            if site in replies:
+                reply = replies[site]
+                answer = (
+                    why_not(reply)
+                    if isinstance(reply, Failure | Refusal)
+                    else read(reply, orders[site], site)
+                )
+                if isinstance(answer, str):
+                    refused[site] = answer
                 else:
-                    refused[site] = reason
-            elif reply is not None:
-                refused[site] = why_not(reply)
-        outcome = aggregate(usable, limits, params if like is None else like, rule)
-        if len(outcome.accepted) >= quorum:
-            break
+                    usable[site] = answer
+                    refused.pop(site, None)
+        if len(usable) >= quorum:
+            found = combine(usable)
+            if len(found.accepted) >= quorum:
+                break
         waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]
         if not waiting:
             break
-    refused |= outcome.refused
-    if len(outcome.accepted) < quorum:
-        missing = {site: refused.get(site, "silent") for site in cohort if site not in outcome.accepted}
-        raise QuorumError(number, len(outcome.accepted), quorum, missing)
+    refused |= found.refused
+    if len(found.accepted) < quorum:
+        accepted = usable.keys() - found.refused.keys()
+        missing = {site: refused.get(site, "silent") for site in cohort if site not in accepted}
+        raise QuorumError(number, len(accepted), quorum, missing)
     silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
-    combined = Aggregate(outcome.gradient, outcome.weight, outcome.metrics, outcome.accepted, refused)
-    return Round(combined, silent)
+    return Round(replace(found, refused=refused), silent)
 
 
 def calibration_round(
@@ -144,7 +188,7 @@ def why_not(reply: Reply | Failure) -> str:
     if isinstance(reply, Refusal):
         known = reply.code if reply.code in REFUSALS else "unknown reason"
         return f"refused: {known}"
-    return reply.reason if isinstance(reply, Failure) else "not an answer to this order"
+    return reply.reason if isinstance(reply, Failure) else NOT_AN_ANSWER
 
 
 def worth_asking(reply: Reply | Failure | None) -> bool:

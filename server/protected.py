@@ -5,8 +5,8 @@ same mean to the last bit.
 """
 
 import hashlib
+import itertools
 import math
-import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -18,6 +18,7 @@ from clinimeta.common.errors import AttemptError, GateError, QuorumError, Record
 from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
+from clinimeta.common.privacy.noise import noise_key
 from clinimeta.common.records import (
     Masking,
     MaskingOrder,
@@ -37,7 +38,7 @@ from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Terms
 from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Aggregate, Limits, check
-from clinimeta.server.flow import Failure, Flow, Nonce, Replies, Round, why_not, worth_asking
+from clinimeta.server.flow import NOT_AN_ANSWER, Failure, Flow, Nonce, Replies, Round, ask_until, why_not
 
 SUITE = 1
 SPARSE_FROM, DEGREE = 257, 134
@@ -67,38 +68,25 @@ def quantised_round(
     """
     template = plan.subspace().at(params)
     ring = ring_of(plan, template, len(cohort))
-    usable, refused, waiting = dict[str, np.ndarray](), dict[str, str](), list(cohort)
-    for _ in range(attempts):
-        orders = {
-            site: QuantisedOrder(nonce(), run, number, plan.canonical(), len(cohort), params)
-            for site in waiting
-        }
-        replies = yield orders
-        for site in waiting:
-            reply = replies.get(site)
-            if isinstance(reply, Quantised):
-                words = read_words(reply, ring)
-                reason = wrong(plan, reply, orders[site], site, words, ring, template, limits)
-                if reason is None and words is not None:
-                    usable[site] = words
-                    refused.pop(site, None)
-                else:
-                    refused[site] = reason or "words of another number"
-            elif reply is not None:
-                refused[site] = why_not(reply)
-        if len(usable) >= quorum:
-            break
-        waiting = [site for site in waiting if site not in usable and worth_asking(replies.get(site))]
-        if not waiting:
-            break
-    accepted = tuple(sorted(usable))
-    if len(accepted) < quorum:
-        missing = {site: refused.get(site, "silent") for site in cohort if site not in accepted}
-        raise QuorumError(number, len(accepted), quorum, missing)
-    silent = tuple(site for site in sorted(cohort) if site not in usable and site not in refused)
-    words = sum_of_words([usable[site] for site in accepted])
-    total = ring.dequantise(with_central_noise(words, plan, ring, noise_seed, run, number))
-    return Round(aggregate_of(plan, total, params, accepted, refused), silent)
+
+    def order() -> QuantisedOrder:
+        return QuantisedOrder(nonce(), run, number, plan.canonical(), len(cohort), params)
+
+    def read(reply: Reply, order: QuantisedOrder, site: str) -> np.ndarray | str:
+        if not isinstance(reply, Quantised):
+            return NOT_AN_ANSWER
+        words = read_words(reply, ring)
+        if words is None:
+            return "words of another number"
+        return wrong(plan, reply, order, site, words, ring, template, limits) or words
+
+    def combine(usable: Mapping[str, np.ndarray]) -> Aggregate:
+        accepted = sorted(usable)
+        words = sum_of_words([usable[site] for site in accepted])
+        total = ring.dequantise(with_central_noise(words, plan, ring, noise_seed, run, number))
+        return aggregate_of(plan, total, params, accepted, {})
+
+    return ask_until(number, cohort, order, read, combine, quorum=quorum, attempts=attempts)
 
 
 def read_words(reply: Quantised, ring: Ring) -> np.ndarray | None:
@@ -111,14 +99,12 @@ def wrong(
     reply: Quantised,
     order: QuantisedOrder,
     site: str,
-    words: np.ndarray | None,
+    words: np.ndarray,
     ring: Ring,
     template: Params,
     limits: Limits,
 ) -> str | None:
     """Why an answer in whole numbers is unusable on its own, or None; by `aggregation.check`."""
-    if words is None:
-        return "words of another number"
     gradient, weight, measured = combined(plan, ring.dequantise(words), template)
     same = {name: tensor.to(template[name].dtype) for name, tensor in gradient.items()}
     # A site that clips as the plan says is within this; one that does not is seen, without masks.
@@ -144,11 +130,7 @@ def with_central_noise(
     noise = noise_of(plan, ring)
     if noise is None or added_by_sites(plan):
         return words
-    key = (
-        secrets.token_bytes(32)
-        if seed is None
-        else hashlib.sha256(b"\0".join([seed, run.encode(), str(number).encode()])).digest()
-    )
+    key = noise_key(seed, run, number)
     noisy = words.copy()
     noisy[: ring.dim] += discrete_gaussian(key, noise.sigma, ring.dim).astype(np.uint32)
     return noisy
@@ -316,12 +298,15 @@ def read_answers(reply: Reply | Failure, order: MaskingOrder, site: str) -> tupl
         return tuple(Refusal(site, phase, why, why) for phase in phases)
     if (reply.nonce, reply.run, reply.site) != (order.nonce, order.run, site):
         return tuple(Refusal(site, phase, "other_order", "answers another order") for phase in phases)
-    answers: list[Answer | Refusal] = []
-    for data in reply.answers:
-        try:
-            answer = messages.from_bytes(data)
-        except RecordError:
-            continue
-        if not isinstance(answer, messages.Request):
-            answers.append(answer)
-    return tuple(answers)
+    every = itertools.zip_longest(phases, reply.answers[: len(phases)], fillvalue=b"")
+    return tuple(_read_answer(site, str(phase), bytes(data)) for phase, data in every)
+
+
+def _read_answer(site: str, phase: str, data: bytes) -> Answer | Refusal:
+    try:
+        answer = messages.from_bytes(data)
+    except RecordError:
+        return Refusal(site, phase, "unreadable", "an answer that cannot be read")
+    if isinstance(answer, messages.Request):
+        return Refusal(site, phase, "unreadable", "a request in an answer's place")
+    return answer

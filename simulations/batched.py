@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from clinimeta.client.meta_gradients import meta_gradients
-from clinimeta.client.protected import noise_key, with_noise
+from clinimeta.client.protected import with_noise
 from clinimeta.client.site import Refuse, Site, answer, table_of
 from clinimeta.common import metrics
 from clinimeta.common.contributions import added_by_sites, contribution, noise_of, ring_of
@@ -20,6 +20,7 @@ from clinimeta.common.errors import BoundError, QuorumError
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
+from clinimeta.common.privacy.noise import noise_key
 from clinimeta.common.records import Introduction, IntroductionOrder, MetaGradient, MetaGradientOrder
 from clinimeta.common.secagg.ring import rounding_key
 from clinimeta.common.secagg.terms import THRESHOLDS

@@ -99,7 +99,9 @@ def simulate(
     epsilon: Annotated[
         float, typer.Option(min=0, help="Noise that keeps each patient (epsilon, delta)-private; 0: none.")
     ] = 0.0,
-    delta: Annotated[float, typer.Option(help="With what probability the promise may not hold.")] = 1e-6,
+    delta: Annotated[
+        float | None, typer.Option(help="With what probability it may not hold (default: 1e-6).")
+    ] = None,
     clip: Annotated[
         float, typer.Option(min=0, help="Norm that a task's meta-gradient is cut to (default: 10, or 1).")
     ] = 0.0,

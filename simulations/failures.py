@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeVar
 
 import torch
 
-from clinimeta.common.records import MetaGradient
+from clinimeta.common.records import Masking, MetaGradient, Quantised, Reply
 from clinimeta.common.rng import derive_seed, generator
 from clinimeta.common.study import Faults
+from clinimeta.common.typing import Params
 
 
 class Fault(Enum):
@@ -37,15 +39,36 @@ class FaultPlan:
         return None
 
 
-def corrupt(reply: MetaGradient, site: str, order: int) -> MetaGradient:
-    """The reply with one of the damages that a coordinator must notice: NaN, inf, a shape, a huge norm."""
+R = TypeVar("R", bound=Reply)
+
+
+def corrupt(reply: R, site: str, order: int) -> R:
+    """A meta-gradient with one of the damages that a coordinator must notice; other replies stay whole.
+
+    NaN, infinity, another shape or a huge norm; in whole numbers the last two; under masks, where numbers
+    cannot be looked at, an answer cut short or left out.
+    """
     kind = derive_seed("corrupt", site, order) % 4
-    name = min(reply.gradient)
-    tensor = reply.gradient[name].clone()
+    match reply:
+        case MetaGradient():
+            return replace(reply, gradient=_damaged(reply.gradient, kind))
+        case Quantised():
+            short, huge = reply.words[:-4], b"\xff\xff\xff\x7f" * (len(reply.words) // 4)
+            return replace(reply, words=short if kind < 2 else huge)
+        case Masking():
+            cut = tuple(answer[:-1] for answer in reply.answers)
+            return replace(reply, answers=cut if kind < 2 else ())
+        case _:
+            return reply
+
+
+def _damaged(gradient: Params, kind: int) -> Params:
+    name = min(gradient)
+    tensor = gradient[name].clone()
     if kind < 2:
         tensor.view(-1)[0] = float("nan") if kind == 0 else float("inf")
     elif kind == 2:
         tensor = tensor.flatten()[:-1] if tensor.numel() > 1 else tensor.repeat(2)
     else:
         tensor = tensor + 1e9
-    return replace(reply, gradient={**reply.gradient, name: tensor})
+    return {**gradient, name: tensor}

@@ -22,7 +22,7 @@ from clinimeta.client.app import client_app
 from clinimeta.client.site import Site
 from clinimeta.common.errors import RecordError
 from clinimeta.common.flower_records import from_flower, to_flower
-from clinimeta.common.records import MetaGradient
+from clinimeta.common.records import Order
 from clinimeta.common.rng import derive_seed
 from clinimeta.common.study import Faults
 from clinimeta.server.app import Job, Outcome, server_app
@@ -161,7 +161,9 @@ class LoopbackGrid(Grid):
             return Due(Message(error, reply_to=message), self.clock.now())
         reply = self.client(self._wire(message, "down"), node.context)
         if fault is Fault.CORRUPT:
-            _corrupt(reply, node)
+            record = from_flower(reply.content)
+            assert not isinstance(record, Order), "a site's message holds an answer"
+            reply.content = to_flower(corrupt(record, node.site, node.orders))
         reply = self._wire(reply, "up")
         return Due(reply, self.clock.now() + (self.slow_s if fault is Fault.SLOW else 0.0))
 
@@ -180,12 +182,6 @@ class LoopbackGrid(Grid):
             raise RecordError("a message came out of the wire as something else")
         arrived.metadata.__dict__["_message_id"] = message.metadata.message_id
         return arrived
-
-
-def _corrupt(reply: Message, node: _Node) -> None:
-    record = from_flower(reply.content)
-    if isinstance(record, MetaGradient):
-        reply.content = to_flower(corrupt(record, node.site, node.orders))
 
 
 def run_loopback(server: ServerApp, grid: LoopbackGrid) -> None:

@@ -1,6 +1,7 @@
 """A study with its trainings protected, and its primary arm once more without, to see what that costs."""
 
 from clinimeta.common.protection import Protection
+from clinimeta.common.settings import parse
 from clinimeta.common.study import Arm, Question, Study, check
 
 TWIN = "unprotected"
@@ -40,13 +41,14 @@ def protect(arm: Arm, *, masked: bool, epsilon: float, delta: float, clip: float
     """One arm under secure aggregation, noise, or both, as `protected` says."""
     if arm.trained_by or not arm.training.rounds:
         return arm
-    protection = Protection(
-        answers="masked" if masked else "quantised",
-        clip=clip or (CLIP_WITH_NOISE if epsilon else CLIP),
-        min_cohort=arm.protection.min_cohort,
-        epsilon=epsilon,
-        delta=delta,
-    )
+    chosen = {
+        "answers": "masked" if masked else "quantised",
+        "clip": clip or (CLIP_WITH_NOISE if epsilon else CLIP),
+        "min_cohort": arm.protection.min_cohort,
+        "epsilon": epsilon,
+        "delta": delta,
+    }
+    protection = parse(Protection, chosen, f"the protection asked for, arm '{arm.name}'")
     if not epsilon:
         return arm.model_copy(update={"protection": protection})
     one_step = arm.training.local_meta_steps == 1

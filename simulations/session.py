@@ -28,6 +28,9 @@ from clinimeta.simulations.report import render_report
 from clinimeta.simulations.results import Results
 from clinimeta.simulations.run import Engine, Run, check
 
+DELTA = 1e-6
+"""With what probability a promise may not hold, where nobody says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -44,7 +47,7 @@ class Request:
     seeds: tuple[int, ...] | None = None
     masked: bool = False
     epsilon: float = 0.0
-    delta: float = 1e-6
+    delta: float | None = None
     clip: float = 0.0
     argv: tuple[str, ...] = ()
     given: bool = False
@@ -151,16 +154,24 @@ def _study(request: Request) -> Study:
             for arm in study.arms
         )
     study = study.model_copy(update=changes)
+    if request.delta is not None and not request.epsilon:
+        raise UserError(
+            "a delta without an epsilon promises nothing",
+            where="--delta",
+            expected="--epsilon beside it",
+            remedy="for example --epsilon 8 --delta 1e-6",
+        )
     if request.masked or request.epsilon or request.clip:
+        delta = DELTA if request.delta is None else request.delta
         study = protected(
-            study, masked=request.masked, epsilon=request.epsilon, delta=request.delta, clip=request.clip
+            study, masked=request.masked, epsilon=request.epsilon, delta=delta, clip=request.clip
         )
     return study
 
 
 def _resume(request: Request) -> tuple[Study, RunDir]:
     assert request.resume is not None
-    protecting = request.masked or request.epsilon or request.clip
+    protecting = request.masked or request.epsilon or request.clip or request.delta is not None
     if request.given or request.out or request.rounds is not None or request.seeds is not None or protecting:
         raise RunDirError(
             "a resumed run goes on as it was",

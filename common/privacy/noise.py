@@ -9,7 +9,9 @@ divergences are no larger (Canonne, Kamath, Steinke; NeurIPS 2020, theorem 4); f
 right up to steps of 1 in noise of size z Delta scale, which a quantiser makes a million or so.
 """
 
+import hashlib
 import math
+import secrets
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,3 +99,13 @@ class Noise:
         if self.where == "central":
             return 1.0
         return math.sqrt(answered / (self.survivors - self.colluders))
+
+
+def noise_key(seed: bytes | None, *names: str | int) -> bytes:
+    """The key of one draw of noise (32 bytes): a fresh secret.
+
+    With a seed, for a simulation that can be repeated, a function of it and of the names of the draw.
+    """
+    if seed is None:
+        return secrets.token_bytes(32)
+    return hashlib.sha256(b"\0".join([seed, *(str(name).encode() for name in names)])).digest()

@@ -493,9 +493,29 @@ def test_rays_workers_have_no_keys(clinimeta: Typed) -> None:
     assert "no keys to protect answers" in mistake(said)
 
 
-def test_a_resumed_run_keeps_its_protection(clinimeta: Typed) -> None:
-    said = clinimeta("simulate", "--resume", "runs/x", "--secure-aggregation")
+@pytest.mark.parametrize("protection", [["--secure-aggregation"], ["--delta", "1e-5"]])
+def test_a_resumed_run_keeps_its_protection(protection: list[str], clinimeta: Typed) -> None:
+    said = clinimeta("simulate", "--resume", "runs/x", *protection)
     assert "goes on as it was" in mistake(said)
+
+
+@pytest.mark.parametrize(
+    ("protection", "why"),
+    [
+        (["--epsilon", "nan"], "'epsilon' has a value that does not fit"),
+        (["--epsilon", "inf"], "'epsilon' has a value that does not fit"),
+        (["--clip", "nan"], "'clip' has a value that does not fit"),
+        (["--clip", "inf"], "'clip' has a value that does not fit"),
+        (["--epsilon", "8", "--delta", "0"], "'delta' has a value that does not fit"),
+        (["--epsilon", "8", "--delta", "2"], "'delta' has a value that does not fit"),
+        (["--delta", "1e-5"], "a delta without an epsilon promises nothing"),
+        (["--secure-aggregation", "--delta", "1e-5"], "a delta without an epsilon promises nothing"),
+    ],
+    ids=str,
+)
+def test_a_protection_that_cannot_be_is_refused(protection: list[str], why: str, clinimeta: Typed) -> None:
+    assert why in mistake(clinimeta(*SIMULATE, *protection))
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from clinimeta.common.errors import GateError, QuorumError, StudyError
 from clinimeta.common.params import digest, map_params, norm
 from clinimeta.common.protection import Protection
 from clinimeta.common.records import (
+    CalibrationOrder,
     MaskingOrder,
     MetaGradientOrder,
     Order,
@@ -40,6 +41,7 @@ from clinimeta.simulations import federation, studies
 from clinimeta.simulations.batched import BatchedEngine, Together
 from clinimeta.simulations.consortium import found
 from clinimeta.simulations.loopback import LoopbackEngine
+from clinimeta.simulations.protecting import protected
 
 ARMS = ("maml", "protonet", "fedavg")
 
@@ -223,6 +225,56 @@ def test_a_site_gives_no_answer_with_less_protection_than_its_plan_says(answers:
     reply = answer(site, asked)
     assert isinstance(reply, Refusal)
     assert reply.code == "not_protected"
+
+
+@pytest.mark.parametrize("answers", ["quantised", "masked"])
+def test_no_temperature_is_measured_of_a_protected_model(answers: str, folders: Iterator[RunDir]) -> None:
+    """Losses for each hospital would be in the clear; a site refuses, and a coordinator does not ask."""
+    study, chosen = small("maml", answers, rounds=1)
+    plan = study.plan(chosen, 5)
+    sites = federation.load(study, None).sites
+    start = plan.learner().init(generator("template"))
+    reply = answer(sites[min(sites)], CalibrationOrder("n", "t", plan.canonical(), start, (1.0,)))
+    assert isinstance(reply, Refusal)
+    assert reply.code == "not_protected"
+    for engine in (LoopbackEngine(), BatchedEngine()):
+        outcome = Outcome()
+        engine(Job("t", plan, chosen.training, next(folders), sites=9, calibrate=plan), outcome, sites)
+        assert outcome.temperatures == {}
+
+
+def test_a_model_that_another_arm_trained_is_protected_as_that_arm_is() -> None:
+    """Else a hospital that approves the adapting arm's plan would approve plain answers with it."""
+    study = protected(studies.find("default"), masked=True, epsilon=8.0, delta=1e-6)
+    adapting = [arm for arm in study.arms if arm.trained_by and not arm.name.endswith("unprotected")]
+    assert adapting
+    for arm in adapting:
+        teacher = study.plan(study.arm(arm.trained_by), 0)
+        assert study.plan(arm, 0).protection == teacher.protection
+        assert teacher.protection.noise_multiplier > 0
+
+
+@pytest.mark.parametrize("sites", [0, -1, 10_001, 2**40])
+def test_a_sum_over_so_many_sites_is_no_order(sites: int) -> None:
+    study, chosen = small("maml", "quantised")
+    plan = study.plan(chosen, 5)
+    (site, *_) = federation.load(study, None).sites.values()
+    start = plan.learner().init(generator("template"))
+    reply = answer(site, QuantisedOrder("n", "t", 1, plan.canonical(), sites, start))
+    assert isinstance(reply, Refusal)
+    assert reply.code == "bad_order"
+
+
+@pytest.mark.parametrize("answers", ["quantised", "masked"])
+def test_a_damaged_answer_in_whole_numbers_is_noticed(answers: str, folders: Iterator[RunDir]) -> None:
+    study, chosen = small("maml", answers, rounds=4, attempts=8, quorum=0.1)
+    folder = next(folders)
+    train(LoopbackEngine(faults=Faults(corrupt=0.15)), study, chosen, folder)
+    rounds = folder.rounds()
+    assert [r.round for r in rounds] == [1, 2, 3, 4]
+    assert sum(r.accepted for r in rounds) < 4 * 9
+    assert all(r.accepted + len(r.refused) + len(r.silent) == 9 for r in rounds)
+    assert any(r.refused for r in rounds)
 
 
 def test_a_promise_without_noise_is_no_plan() -> None:
