@@ -105,6 +105,10 @@ def adapt(
             )
         seconds = time.monotonic() - started
         return Adapted(outputs, (), {"rows": len(support)}, 1.0, seconds, tuple(warnings), spread)
+    if not model.temperatures and model.plan.protection.in_whole_numbers:
+        warnings.append(
+            "the model was trained with protected answers, so without temperatures: it may be too sure"
+        )
     temperature = temperature_for(model.temperatures, min(counts.values()) if balanced else len(support))
     probabilities = learner.objective.probabilities(outputs / temperature)
     share = torch.tensor([count / len(support) for count in counts.values()], dtype=torch.float64)

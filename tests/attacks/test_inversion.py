@@ -18,9 +18,16 @@ REPEATS = 12
 
 
 def mean_share(kind: Kind, query: int, *, first_order: bool, tasks: int = 1, z: float | None = None) -> float:
-    """The share of query records found in the sum over `tasks`; with `z`, after clipping and noise."""
+    """The mean of `shares`."""
+    return sum(shares(kind, query, first_order=first_order, tasks=tasks, z=z)) / REPEATS
+
+
+def shares(
+    kind: Kind, query: int, *, first_order: bool, tasks: int = 1, z: float | None = None
+) -> list[float]:
+    """The share of query records found in each sum over `tasks`; with `z`, after clipping and noise."""
     learner = victim(kind, first_order=first_order)
-    shares = []
+    every = []
     for repeat in range(REPEATS):
         params = learner.init(generator("start", repeat))
         drawn = [draw_task(kind, query, repeat, i) for i in range(tasks)]
@@ -29,21 +36,26 @@ def mean_share(kind: Kind, query: int, *, first_order: bool, tasks: int = 1, z: 
         if z is not None:
             clip = float(norms(gradients).median())
             update = release(gradients, clip, gaussian(z), generator("noise", repeat))
-        shares.append(found(torch.cat([t.query.inputs["table"] for t in drawn]), closed_form(update)))
-    return sum(shares) / REPEATS
+        every.append(found(torch.cat([t.query.inputs["table"] for t in drawn]), closed_form(update)))
+    return every
 
 
 def control(kind: Kind, query: int) -> float:
+    """The mean of `controls`."""
+    return sum(controls(kind, query)) / REPEATS
+
+
+def controls(kind: Kind, query: int) -> list[float]:
     """The share of query records that 64 random other records show as well: what no attack need explain."""
     x, _ = records(kind)
-    shares = []
+    every = []
     for repeat in range(REPEATS):
         record = draw_task(kind, query, repeat, 0).query.inputs["table"]
         rows = torch.randperm(len(x), generator=generator("control", repeat))[:64]
         others = x[rows]
         others = others[~(torch.cdist(others, record) == 0).any(dim=1)]
-        shares.append(found(record, others))
-    return sum(shares) / REPEATS
+        every.append(found(record, others))
+    return every
 
 
 # In closed form, from the first layer

@@ -18,6 +18,10 @@ TASKS, TRIALS = 8, 400
 
 @pytest.fixture(scope="module")
 def gradients() -> tuple[Params, float]:
+    return with_canary()
+
+
+def with_canary() -> tuple[Params, float]:
     """Meta-gradients of eight tasks, of which the first is the canary (wrong labels), and the clip."""
     learner = victim("table", first_order=False)
     tasks = [draw_task("table", 4, "member", i) for i in range(TASKS)]

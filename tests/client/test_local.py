@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from clinimeta.client.local import Adapted, adapt
 from clinimeta.common.algorithms.base import Uncertain
 from clinimeta.common.errors import ClinimetaError, DataError, NumericalError, UserError
+from clinimeta.common.protection import Protection
 from clinimeta.common.rng import generator
 from clinimeta.common.study import Choice, Plan, read_study
 from clinimeta.common.tasks.sampler import Episodes
@@ -481,3 +482,11 @@ def test_a_model_of_fewer_ways_than_classes_is_not_used_on_all_of_them() -> None
     support = cases(6, sick=["no", "maybe", "yes"] * 2)
     with pytest.raises(ClinimetaError):
         adapt(model(table=THREE, episodes=Episodes(ways=2, shots=(2,))), support, new())
+
+
+def test_a_model_without_temperatures_because_answers_were_protected_says_so() -> None:
+    chosen = model()
+    protected = chosen.plan.model_copy(update={"protection": Protection(answers="masked")})
+    (warning,) = adapt(replace(chosen, plan=protected), cases(), new()).warnings
+    assert "without temperatures" in warning
+    assert adapt(replace(chosen, plan=protected, temperatures={1: 2.0}), cases(), new()).warnings == ()

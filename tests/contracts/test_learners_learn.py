@@ -6,6 +6,7 @@ Hospitals of a validation seed, not the study's own: how often a learner passes 
 import functools
 
 import pytest
+from marks import rest_slow
 
 from clinimeta.common.algorithms import ALGORITHMS
 from clinimeta.common.study import Arm, Choice, Study
@@ -19,6 +20,7 @@ from clinimeta.simulations.federation import Federation, splits
 from clinimeta.simulations.judging import Unit
 from clinimeta.simulations.statistics import point
 
+A_FAMILY_EACH = ("maml", "protonet", "hypernetwork", "fedavg")
 ROUNDS = 30
 SHOTS = 10
 OUTER_RATES = {"learned_optimizer": 0.002}
@@ -45,7 +47,7 @@ def arm_of(study: Study, algorithm: str) -> Arm:
     return like.model_copy(update={"algorithm": Choice(name=algorithm), "training": training})
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.names())
+@pytest.mark.parametrize("algorithm", rest_slow(ALGORITHMS.names(), A_FAMILY_EACH))
 def test_training_beats_no_training_at_unseen_hospitals(
     algorithm: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

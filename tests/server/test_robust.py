@@ -43,17 +43,17 @@ def flat(update: Params) -> Tensor:
     return torch.cat([update[name].double().flatten() for name in SHAPES])
 
 
-def honest(sites: int) -> tuple[Tensor, Tensor]:
+def honest(sites: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The true direction, of norm 1, and each site's view of it, as far off as it is long."""
-    rng = generator("robust")
+    rng = generator("robust", seed)
     truth = torch.randn(ENTRIES, generator=rng)
     truth = truth / truth.norm()
     return truth, truth + torch.randn(sites, ENTRIES, generator=rng) / ENTRIES**0.5
 
 
-def attacked(poison: str) -> tuple[Tensor, Tensor]:
+def attacked(poison: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The true direction and what the coordinator gets, `[sites, entries]`."""
-    truth, good = honest(SITES - BAD)
+    truth, good = honest(SITES - BAD, seed)
     return truth, torch.cat([POISONS[poison](good, BAD), good])
 
 

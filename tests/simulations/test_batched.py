@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from marks import rest_slow
 
 from clinimeta.client.site import Site
 from clinimeta.common.errors import QuorumError, StudyError
@@ -19,6 +20,13 @@ from clinimeta.simulations.batched import BatchedEngine, Together
 from clinimeta.simulations.loopback import LoopbackEngine
 
 ARMS = ("maml", "protonet", "fedavg")
+MEDIAN = AggregationSettings(rule="median")
+RULES = (
+    MEDIAN,
+    AggregationSettings(rule="norm_clipped_mean"),
+    AggregationSettings(rule="trimmed_mean", trim=0.2),
+    AggregationSettings(rule="multi_krum", bad_sites=3),
+)
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def relative(left: Params, right: Params) -> float:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("cohort_size", [0, 4])
+@pytest.mark.parametrize("cohort_size", rest_slow([0, 4], [4]))
 def test_batched_equals_loopback(arm: str, cohort_size: int, folders: Iterator[RunDir]) -> None:
     study, chosen = small(arm, cohort_size=cohort_size)
     one, other = next(folders), next(folders)
@@ -73,12 +81,7 @@ def test_batched_equals_loopback(arm: str, cohort_size: int, folders: Iterator[R
 
 @pytest.mark.parametrize(
     "rule",
-    [
-        AggregationSettings(rule="norm_clipped_mean"),
-        AggregationSettings(rule="trimmed_mean", trim=0.2),
-        AggregationSettings(rule="median"),
-        AggregationSettings(rule="multi_krum", bad_sites=3),
-    ],
+    rest_slow(RULES, [MEDIAN]),
     ids=lambda rule: rule.rule,
 )
 def test_batched_equals_loopback_under_a_robust_rule(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from marks import rest_slow
 from pydantic import ValidationError
 
 from clinimeta.client import site as site_module
@@ -44,6 +45,7 @@ from clinimeta.simulations.loopback import LoopbackEngine
 from clinimeta.simulations.protecting import protected
 
 ARMS = ("maml", "protonet", "fedavg")
+MOSTLY_MAML = pytest.mark.parametrize("arm", rest_slow(ARMS, ["maml"]))
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def train(engine: LoopbackEngine | BatchedEngine, study: Study, arm: Arm, folder
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("cohort_size", [0, 5])
+@pytest.mark.parametrize("cohort_size", rest_slow([0, 5], [0]))
 def test_masked_and_unmasked_whole_numbers_are_equal_to_the_bit(
     arm: str, cohort_size: int, folders: Iterator[RunDir]
 ) -> None:
@@ -93,7 +95,7 @@ def test_masked_and_unmasked_whole_numbers_are_equal_to_the_bit(
         )
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@MOSTLY_MAML
 def test_whole_numbers_come_near_the_floats(arm: str, folders: Iterator[RunDir]) -> None:
     outer = {"outer": studies.find("default").arm(arm).training.outer.model_copy(update={"name": "sgd"})}
     plain, whole = (
@@ -103,7 +105,7 @@ def test_whole_numbers_come_near_the_floats(arm: str, folders: Iterator[RunDir])
     assert norm(map_params(torch.sub, plain, whole)) < 1e-4 * norm(plain)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@MOSTLY_MAML
 def test_all_at_once_they_are_what_the_grid_carries(arm: str, folders: Iterator[RunDir]) -> None:
     """To one whole number: both round the same, but the floats before differ in their last bits."""
     outer = {"outer": studies.find("default").arm(arm).training.outer.model_copy(update={"name": "sgd"})}
@@ -114,7 +116,7 @@ def test_all_at_once_they_are_what_the_grid_carries(arm: str, folders: Iterator[
     assert norm(map_params(torch.sub, masked, together)) < 1e-6 * norm(masked)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@MOSTLY_MAML
 def test_drop_outs_leave_the_sum_of_the_survivors(arm: str, folders: Iterator[RunDir]) -> None:
     study, chosen = small(arm, "masked", rounds=4, attempts=6)
     folder = next(folders)
@@ -144,7 +146,7 @@ def promising(arm: str, answers: str, epsilon: float, **changes: Any) -> tuple[S
     return study, chosen.model_copy(update={"protection": protection, "episodes": episodes})
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@MOSTLY_MAML
 def test_with_noise_all_at_once_is_what_the_grid_carries(arm: str, folders: Iterator[RunDir]) -> None:
     masked, together = (
         train(engine, *promising(arm, "masked", 8.0), next(folders))

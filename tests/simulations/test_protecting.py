@@ -69,9 +69,14 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, dict[str, objec
 
 
 def test_a_protected_run_from_command_to_report(tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    out, file = tmp_path / "run", tmp_path / "small.toml"
+    whole = studies.find("default")
+    (asked,) = whole.evaluations
+    few = asked.model_copy(update={"shots": (5,), "repeats": 2, "bootstrap": 100, "references": ()})
+    changes = {"arms": (whole.arm("maml"),), "evaluations": (few,), "questions": (), "seeds": (0,)}
+    file.write_text(whole.model_copy(update=changes).to_toml())
     request = Request(
-        study="default", out=out, engine="batched", rounds=2, masked=True, epsilon=8.0, argv=("simulate",)
+        study=str(file), out=out, engine="batched", rounds=2, masked=True, epsilon=8.0, argv=("simulate",)
     )
     results = session.simulate(request)
     page = (out / "report.html").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import rest_slow
 
 from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.client.site import Site
@@ -26,7 +27,7 @@ from clinimeta.simulations.loopback import LoopbackEngine
 HEAD = {"trainable": "head"}
 LOW_RANK = {"trainable": "low_rank", "rank": 4}
 PARTS = pytest.mark.parametrize("part", [HEAD, LOW_RANK], ids=["head", "low rank"])
-ARMS = pytest.mark.parametrize("arm", ["maml", "protonet", "fedavg"])
+ARMS = pytest.mark.parametrize("arm", rest_slow(["maml", "protonet", "fedavg"], ["maml"]))
 
 
 def small(arm: str, **changes: object) -> tuple[Study, Arm]:
@@ -146,7 +147,7 @@ def test_a_resumed_training_ends_the_same(part: dict[str, object], tmp_path: Pat
 
 
 @PARTS
-@pytest.mark.parametrize("arm", ["maml", "protonet"])
+@pytest.mark.parametrize("arm", rest_slow(["maml", "protonet"], ["protonet"]))
 def test_training_a_part_helps(part: dict[str, object], arm: str, tmp_path: Path) -> None:
     study, chosen = small(arm, rounds=25, **part)
     job = job_of(study, chosen, tmp_path / "a")
