@@ -269,12 +269,12 @@ def test_a_sum_over_so_many_sites_is_no_order(sites: int) -> None:
 
 @pytest.mark.parametrize("answers", ["quantised", "masked"])
 def test_a_damaged_answer_in_whole_numbers_is_noticed(answers: str, folders: Iterator[RunDir]) -> None:
-    study, chosen = small("maml", answers, rounds=4, attempts=8, quorum=0.1)
+    study, chosen = small("maml", answers, rounds=2, attempts=4, quorum=0.1)
     folder = next(folders)
-    train(LoopbackEngine(faults=Faults(corrupt=0.15)), study, chosen, folder)
+    train(LoopbackEngine(faults=Faults(corrupt=0.08)), study, chosen, folder)
     rounds = folder.rounds()
-    assert [r.round for r in rounds] == [1, 2, 3, 4]
-    assert sum(r.accepted for r in rounds) < 4 * 9
+    assert [r.round for r in rounds] == [1, 2]
+    assert sum(r.accepted for r in rounds) < 2 * 9
     assert all(r.accepted + len(r.refused) + len(r.silent) == 9 for r in rounds)
     assert any(r.refused for r in rounds)
 
