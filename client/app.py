@@ -7,7 +7,7 @@ the details stay in the site's own log.
 from collections.abc import Callable
 
 import structlog
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clinimeta.client.site import Site, answer
@@ -27,9 +27,12 @@ log = structlog.get_logger()
 OpenSite = Callable[[Context], Site]
 """How a ClientApp finds the hospital that it speaks for, from Flower's node configuration."""
 
+Release = Callable[[Reply], RecordDict]
+"""The only way out: an answer becomes the content of a message."""
 
-def client_app(open_site: OpenSite) -> ClientApp:
-    """A ClientApp that answers for the site that `open_site` finds."""
+
+def client_app(open_site: OpenSite, release: Release = lambda reply: to_flower(reply)) -> ClientApp:
+    """A ClientApp that answers for the site that `open_site` finds; all that leaves goes through `release`."""
     app = ClientApp()
     sites: dict[int, Site] = {}
     tables: dict[int, dict[Schema, Table]] = {}
@@ -42,9 +45,9 @@ def client_app(open_site: OpenSite) -> ClientApp:
             except Exception as error:
                 log.error("the site's data cannot be opened", error=type(error).__name__)
                 refusal = Refusal(_nonce_of(message), "", "internal", REFUSALS["internal"])
-                return Message(to_flower(refusal), reply_to=message)
+                return Message(release(refusal), reply_to=message)
         reply = _answer(sites[node], message, tables.setdefault(node, {}))
-        return Message(to_flower(reply), reply_to=message)
+        return Message(release(reply), reply_to=message)
 
     app.query("introduction")(handle)
     app.train("meta_gradient")(handle)

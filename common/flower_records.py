@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from clinimeta.common import proofs
 from clinimeta.common.codec import Envelope, Field, decode, encode
 from clinimeta.common.errors import RecordError
 from clinimeta.common.records import (
@@ -20,6 +21,7 @@ from clinimeta.common.records import (
     QuantisedOrder,
     Reply,
 )
+from clinimeta.common.secagg.identity import Identity
 
 MESSAGE_TYPES: dict[type[Order], str] = {
     IntroductionOrder: "query.introduction",
@@ -30,18 +32,34 @@ MESSAGE_TYPES: dict[type[Order], str] = {
 }
 """Kind of order -> Flower message type."""
 
-_FIELDS, _TENSORS, _STYPE = "fields", "tensors", "clinimeta.safetensors"
+_FIELDS, _TENSORS, _PROOF, _STYPE = "fields", "tensors", "proof", "clinimeta.safetensors"
 
 
-def to_flower(record: Order | Reply) -> RecordDict:
-    """A record as the content of a Flower message."""
+def to_flower(record: Order | Reply, identity: Identity | None = None) -> RecordDict:
+    """A record as the content of a Flower message; signed, where a hospital's identity is given."""
     envelope = encode(record)
     arrays = {
         name: Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
         for name, data in envelope.tensors.items()
     }
     fields = ConfigRecord(dict(envelope.fields))
-    return RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
+    content = RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
+    if identity is not None:
+        content[_PROOF] = ConfigRecord({"signature": proofs.sign(envelope, identity)})
+    return content
+
+
+def is_from(content: RecordDict, key: bytes) -> bool:
+    """Whether the holder of this public key signed the record in a Flower message's content.
+
+    Raises:
+        RecordError: as `envelope_of`.
+    """
+    proof = content.get(_PROOF)
+    if not isinstance(proof, ConfigRecord) or set(proof) != {"signature"}:
+        return False
+    signature = proof["signature"]
+    return isinstance(signature, bytes) and proofs.holds(envelope_of(content), signature, key)
 
 
 def from_flower(content: RecordDict) -> Order | Reply:
@@ -59,7 +77,7 @@ def envelope_of(content: RecordDict) -> Envelope:
     Raises:
         RecordError: other records than ours, or an array whose header does not fit its bytes.
     """
-    if set(content) != {_FIELDS, _TENSORS}:
+    if set(content) - {_PROOF} != {_FIELDS, _TENSORS}:
         raise RecordError(f"unexpected records in the message: {sorted(content)}")
     fields, tensors = content[_FIELDS], content[_TENSORS]
     if not isinstance(fields, ConfigRecord) or not isinstance(tensors, ArrayRecord):

@@ -173,6 +173,12 @@ class Study(Settings):
         names = [arm.name for arm in self.arms]
         raise StudyError(f"the study '{self.name}' has no arm '{name}'", expected=nearest(name, names))
 
+    @property
+    def trained(self) -> Arm:
+        """The arm whose training gives the primary arm's model: itself, or the one that it is trained by."""
+        primary = self.arm(self.primary)
+        return self.arm(primary.trained_by) if primary.trained_by else primary
+
     def plan(self, arm: Arm, seed: int) -> Plan:
         """What the sites are told about one arm; one that adapts another's model is protected as that is."""
         teacher = self.arm(arm.trained_by) if arm.trained_by else arm

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from clinimeta.common.codec import decode
 from clinimeta.common.errors import RecordError
-from clinimeta.common.flower_records import MESSAGE_TYPES, envelope_of, to_flower
+from clinimeta.common.flower_records import MESSAGE_TYPES, envelope_of, is_from, to_flower
 from clinimeta.common.records import Introduction, IntroductionOrder, Order, Reply
 from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
 
@@ -57,13 +57,35 @@ class Traffic:
     up: int = 0
 
 
-class Link:
-    """The coordinator's end of the wire: sites by name over a Flower Grid."""
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A hospital as it was enrolled: which node of Flower's it is, and the public key that it signs with."""
 
-    def __init__(self, grid: Grid, clock: Clock, *, deadline_s: float, poll_s: float) -> None:
+    node: int
+    key: bytes
+
+
+class Link:
+    """The coordinator's end of the wire: sites by name over a Flower Grid.
+
+    Where `enrolled` says who takes part, each answer must be signed by the hospital that was asked, and a
+    hospital is asked whether it is there at the moment or not. Else (in a simulation) nodes say who they are.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        clock: Clock,
+        *,
+        deadline_s: float,
+        poll_s: float,
+        enrolled: Mapping[str, Enrolled] | None = None,
+    ) -> None:
         self._grid, self._clock = grid, clock
         self._deadline_s, self._poll_s = deadline_s, poll_s
-        self._nodes: dict[str, int] = {}
+        self._nodes: dict[str, int] = {site: one.node for site, one in (enrolled or {}).items()}
+        self._keys = None if enrolled is None else {one.node: one.key for one in enrolled.values()}
+        self._names = {node: site for site, node in self._nodes.items()}
         self.traffic = Traffic()
 
     @property
@@ -76,6 +98,8 @@ class Link:
 
         Nodes may connect after the run has begun: waits until `expected` are there, or the deadline.
         """
+        if self._keys is not None:
+            return self._introduce_enrolled(nonce)
         end = self._clock.now() + self._deadline_s
         while len(nodes := list(self._grid.get_node_ids())) < expected and self._clock.now() < end:
             self._clock.sleep(min(self._poll_s, end - self._clock.now()))
@@ -93,6 +117,21 @@ class Link:
                 log.warning("one name, several nodes: left out", site=site, nodes=len(claimants))
         self._nodes = {site: claimants[0] for site, claimants in claims.items() if len(claimants) == 1}
         return {site: known[site] for site in self.sites}
+
+    def _introduce_enrolled(self, nonce: Nonce) -> dict[str, Introduction]:
+        there = set(self._grid.get_node_ids())
+        orders = {node: IntroductionOrder(nonce()) for node in sorted(self._names) if node in there}
+        replies = self._exchange(orders) if orders else {}
+        known = {}
+        for node, reply in replies.items():
+            site = self._names[node]
+            if isinstance(reply, Introduction) and (reply.nonce, reply.site) == (orders[node].nonce, site):
+                known[site] = reply
+        return known
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self._clock.sleep(seconds)
 
     def converse(self, flow: Flow[R]) -> R:
         """Drive a flow to its end.
@@ -134,21 +173,23 @@ class Link:
         replies: dict[int, Reply | Failure] = {}
         end = self._clock.now() + self._deadline_s
         while waiting:
-            for message in self._grid.pull_messages(list(waiting)):
+            for message in self._pull(list(waiting)):
                 # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
-                    replies[node] = self._read(message)
+                    replies[node] = self._read(message, node)
             remaining = end - self._clock.now()
             if not waiting or remaining <= 0:
                 break
             self._clock.sleep(min(self._poll_s, remaining))
         return replies
 
-    def _read(self, message: Message) -> Reply | Failure:
+    def _read(self, message: Message, node: int) -> Reply | Failure:
         if message.has_error():
             return Failure(f"Flower error {message.error.code}")
         try:
+            if self._keys is not None and not is_from(message.content, self._keys[node]):
+                return Failure("not signed by this hospital")
             envelope = envelope_of(message.content)
             self.traffic.up += envelope.size
             record = decode(envelope)
@@ -157,6 +198,17 @@ class Link:
         if isinstance(record, Reply):
             return record
         return Failure("an order in a reply's place")
+
+    def _pull(self, ids: list[str]) -> list[Message]:
+        """What has arrived. A reply that Flower cannot put together again must not hold up the others."""
+        try:
+            return list(self._grid.pull_messages(ids))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            if len(ids) == 1:
+                log.warning("an answer cannot be read and is left out", error=type(error).__name__)
+                return []
+            half = len(ids) // 2
+            return self._pull(ids[:half]) + self._pull(ids[half:])
 
 
 def quorum_of(share: float, cohort: int) -> int:

@@ -1,0 +1,130 @@
+"""A hospital's folder: its settings (site.toml), and where everything else in it lies."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le, MinLen
+
+from clinimeta.common.errors import UserError
+from clinimeta.common.settings import Settings, parse
+
+Port = Annotated[int, Ge(1), Le(65535)]
+
+TEMPLATE = """\
+# A hospital in a clinimeta federation. Unknown keys are refused; `clinimeta site check` says what is wrong.
+
+[coordinator]
+address = "{address}"          # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
+
+[data]                         # read here, and never sent
+kind = "csv"
+path = "{data}"                # relative to this file
+
+[local]                        # on this machine only
+port = {port}                  # Flower's SuperNode to our executor
+health_port = {health_port}    # /healthz, /readyz, /metrics
+device = "cpu"                 # where torch computes: cpu or cuda
+"""
+
+
+class Coordinator(Settings):
+    """Whom the hospital talks to."""
+
+    address: Annotated[str, MinLen(3)]
+
+
+class Data(Settings):
+    """Where the hospital's table is."""
+
+    kind: str = "csv"
+    path: Annotated[str, MinLen(1)]
+
+
+class Local(Settings):
+    """What the daemon uses of this machine."""
+
+    port: Port = 9543
+    health_port: Port = 9545
+    device: str = "cpu"
+
+
+class SiteSettings(Settings):
+    """`site.toml`."""
+
+    coordinator: Coordinator
+    data: Data
+    local: Local = Local()
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A hospital's folder, as `clinimeta site init` makes it."""
+
+    path: Path
+
+    def settings(self) -> SiteSettings:
+        """The settings.
+
+        Raises:
+            UserError: no site's folder, no TOML, an unknown key or a value that does not fit.
+        """
+        file = self.path / "site.toml"
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                "this is not a site's folder",
+                where=str(self.path),
+                found="no site.toml in it",
+                remedy=f"make one: clinimeta site init {self.path}",
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(
+                "the settings are not valid TOML",
+                where=str(file),
+                found=str(error),
+                remedy="correct that line",
+            ) from None
+        return parse(SiteSettings, values, str(file))
+
+    @property
+    def ca_certificate(self) -> Path:
+        """What the coordinator's server is checked by."""
+        return self.path / "ca.crt"
+
+    @property
+    def node_key(self) -> Path:
+        """The SuperNode's key (P-384, PEM): who connects."""
+        return self.path / "node.key"
+
+    @property
+    def identity_key(self) -> Path:
+        """The hospital's Ed25519 key: who answers, and who signs the ledger."""
+        return self.path / "identity.key"
+
+    @property
+    def superexec_secret(self) -> Path:
+        """Shared between the SuperNode and our executor."""
+        return self.path / "superexec.secret"
+
+    @property
+    def enrolment(self) -> Path:
+        """Under which name the hospital is known, and the coordinator's public key."""
+        return self.path / "enrolment.json"
+
+    @property
+    def state(self) -> Path:
+        """Ledger, budget, journal and approvals; 0700."""
+        return self.path / "state"
+
+    @property
+    def flower(self) -> Path:
+        """Flower's home folder."""
+        return self.path / "flower"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the daemon runs; holds its pid."""
+        return self.path / "site.pid"

@@ -1,0 +1,122 @@
+"""The hospital's daemon: keeps Flower's SuperNode running and answers its tasks with the installed code."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import structlog
+from flwr.app import Context
+
+from clinimeta.client.app import client_app
+from clinimeta.client.config import TEMPLATE, Home
+from clinimeta.client.enrol import Enrolment
+from clinimeta.client.keys import identity, make_keys
+from clinimeta.client.runner import answer_tasks
+from clinimeta.client.site import Site
+from clinimeta.client.sources.csv_files import read_csv
+from clinimeta.common.errors import UserError
+from clinimeta.common.files import write_atomically
+from clinimeta.common.flower_records import to_flower
+from clinimeta.common.flower_tasks import Desk
+from clinimeta.common.health import Health
+from clinimeta.common.private_files import make_private_folder, read_secret
+from clinimeta.common.running import only_one
+from clinimeta.common.supervision import Child, Supervisor, notify_ready
+
+log = structlog.get_logger()
+
+SUPERNODE = (
+    "from clinimeta.common.supervision import die_with_parent; die_with_parent(); "
+    "from flwr.supernode.cli.flower_supernode import flower_supernode; flower_supernode()"
+)
+
+
+def make_home(path: Path, *, address: str, data: str, port: int, health_port: int) -> Home:
+    """A new hospital's folder: settings, keys and an empty state.
+
+    Raises:
+        UserError: something is there already.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise UserError(
+            "the folder is not empty", where=str(path), expected="a new folder", remedy="choose another"
+        )
+    make_private_folder(path)
+    home = Home(path)
+    text = TEMPLATE.format(address=address, data=data, port=port, health_port=health_port)
+    write_atomically(path / "site.toml", text.encode())
+    home.settings()  # reads back
+    make_keys(home)
+    for folder in (home.state, home.flower):
+        make_private_folder(folder)
+    return home
+
+
+def supernode(home: Home) -> Child:
+    """Flower's SuperNode: it carries messages, and runs nothing itself."""
+    settings = home.settings()
+    arguments = ["--superlink", settings.coordinator.address]
+    arguments += ["--root-certificates", str(home.ca_certificate)]
+    arguments += ["--auth-supernode-private-key", str(home.node_key)]
+    arguments += ["--host", "127.0.0.1", "--port", str(settings.local.port)]
+    arguments += ["--isolation", "process", "--superexec-auth-secret-file", str(home.superexec_secret)]
+    environment = {
+        "FLWR_HOME": str(home.flower),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    return Child("supernode", [sys.executable, "-c", SUPERNODE, *arguments], environment, stop_s=10.0)
+
+
+def open_site(home: Home) -> Site:
+    """The hospital as the installed code sees it.
+
+    Raises:
+        UserError: it is not enrolled, or its table cannot be read.
+    """
+    settings, enrolment = home.settings(), Enrolment.of(home)
+    records = read_csv(home.path / settings.data.path)
+    return Site(enrolment.site, records, device=settings.local.device)
+
+
+def run(home: Home) -> None:
+    """The daemon, until SIGTERM; what is being answered then is answered first, if it is quick.
+
+    Raises:
+        UserError: it runs already, or the hospital is not ready to.
+    """
+    settings, enrolment = home.settings(), Enrolment.of(home)
+    own = identity(home, enrolment.site)
+    site = open_site(home)
+    desk = Desk(f"127.0.0.1:{settings.local.port}", read_secret(home.superexec_secret))
+    stopping, health = threading.Event(), Health(settings.local.health_port)
+
+    def opened(_context: Context) -> Site:
+        return site
+
+    def stop(_number: int, _frame: object) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    with only_one(home.lock):
+        supervisor = Supervisor([supernode(home)])
+        health.start()
+        tending = threading.Event()
+
+        def beat() -> None:
+            supervisor.tend()
+            if supervisor.pids() and health.ready() and not tending.is_set():
+                tending.set()
+                notify_ready()
+                log.info("ready", site=enrolment.site, pid=os.getpid())
+
+        try:
+            app = client_app(opened, lambda reply: to_flower(reply, own))
+            answer_tasks(desk, app, stopping, beat)
+        finally:
+            notify_ready("STOPPING=1")
+            supervisor.stop()
+            health.stop()

@@ -1,0 +1,133 @@
+"""Enrolling at a coordinator: a token and public keys go out, a name and the coordinator's key come back."""
+
+import hashlib
+import json
+import ssl
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import httpx
+
+from clinimeta.client.config import Home
+from clinimeta.client.keys import identity, node_key, public_pem
+from clinimeta.common.enrolment import StatusAsked, Wanted, prove
+from clinimeta.common.errors import UserError
+from clinimeta.common.files import write_atomically
+
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Under which name the hospital is known; the coordinator's name and public key (hexadecimal)."""
+
+    site: str
+    coordinator: str
+    coordinator_key: str
+
+    @staticmethod
+    def of(home: Home) -> "Enrolment":
+        """As `enrol` wrote it.
+
+        Raises:
+            UserError: the hospital is not enrolled.
+        """
+        try:
+            return Enrolment(**json.loads(home.enrolment.read_text()))
+        except FileNotFoundError:
+            raise UserError(
+                "this hospital is not enrolled",
+                where=str(home.path),
+                remedy="ask the coordinator for a token: clinimeta site enrol --token TOKEN",
+            ) from None
+
+
+def enrol(home: Home, token: str) -> tuple[Enrolment, str]:
+    """Enrol with a token of the coordinator's; what came back, and the state: waiting or approved.
+
+    The token holds a digest of the coordinator's certificate authority, so no certificate is taken on trust.
+
+    Raises:
+        UserError: the coordinator cannot be reached, is not the token's, or refuses.
+    """
+    secret, _, digest = token.rpartition(".")
+    if not secret or len(digest) != 32:
+        raise UserError("this is not a token", expected="the whole line that `invite` printed")
+    address = home.settings().coordinator.address
+    with _reaching(address), httpx.Client(verify=False, timeout=TIMEOUT_S) as client:  # noqa: S501
+        certificate = client.get(f"https://{address}/v1/enrolment/ca").raise_for_status().content
+    if hashlib.sha256(certificate).hexdigest()[:32] != digest:
+        raise UserError(
+            "whoever answers is not the coordinator that gave the token",
+            where=address,
+            found="another certificate authority",
+            remedy="check the address; if it is right, somebody is in between: tell the coordinator",
+        )
+    write_atomically(home.ca_certificate, certificate)
+    key = node_key(home)
+    own = identity(home, "")
+    wanted = Wanted(secret, public_pem(key), own.public, f"clinimeta {version('clinimeta')}")
+    proofs = prove(wanted, key, own)
+    body = {
+        "token": secret,
+        "node_key": wanted.node_key.hex(),
+        "identity_key": wanted.identity_key.hex(),
+        "software": wanted.software,
+        "node_proof": proofs[0].hex(),
+        "identity_proof": proofs[1].hex(),
+    }
+    found = _post(home, address, "enrol", body)
+    enrolment = Enrolment(found["site"], found["name"], found["identity"])
+    write_atomically(home.enrolment, json.dumps(asdict(enrolment), indent=1).encode())
+    return enrolment, found["state"]
+
+
+def status(home: Home) -> tuple[str, float]:
+    """How the hospital stands (waiting, approved, revoked), and by how many seconds its clock is ahead.
+
+    Raises:
+        UserError: the coordinator cannot be reached, or does not know the hospital's key.
+    """
+    own = identity(home, "")
+    asked = StatusAsked(own.public, datetime.now(UTC).isoformat())
+    body = {"identity_key": own.public.hex(), "at": asked.at, "proof": own.sign(asked.message).hex()}
+    found = _post(home, home.settings().coordinator.address, "status", body)
+    theirs = datetime.fromisoformat(found["time"])
+    return found["state"], (datetime.now(UTC) - theirs).total_seconds()
+
+
+def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str, str]:
+    context = ssl.create_default_context(cafile=str(home.ca_certificate))
+    with _reaching(address), httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
+        reply = client.post(f"https://{address}/v1/enrolment/{what}", json=body)
+    if reply.status_code == 200:
+        found: dict[str, str] = reply.json()
+        return found
+    try:
+        text = str(reply.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"status {reply.status_code}"
+    raise UserError(
+        "the coordinator refuses", where=address, found=text, remedy="ask its operator for a new token"
+    )
+
+
+class _reaching:  # noqa: N801 (reads as a phrase)
+    """Turns failures of the network into an error that says what to look at."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx.HTTPError | ssl.SSLError):
+            raise UserError(
+                "the coordinator cannot be reached",
+                where=self._address,
+                found=f"{type(error).__name__}: {error}",
+                expected="an answer over TLS, with a certificate of the coordinator's",
+                remedy="check the address, the firewall (one outbound port), HTTPS_PROXY, and this clock",
+            ) from None

@@ -1,0 +1,72 @@
+"""What a hospital sends to be enrolled, and the signatures that show that it holds the keys."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from clinimeta.common.secagg.identity import Identity, is_signed
+
+_ENROL, _STATUS = b"clinimeta enrolment 1\0", b"clinimeta status 1\0"
+CLOCKS_APART = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A hospital's public keys beside its token: its node's (PEM, P-384) and its own (Ed25519, 32 bytes)."""
+
+    token: str = field(repr=False)
+    node_key: bytes
+    identity_key: bytes
+    software: str
+
+    @property
+    def message(self) -> bytes:
+        """What both keys sign."""
+        parts = [self.token.encode(), self.node_key, self.identity_key, self.software.encode()]
+        return _ENROL + b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusAsked:
+    """A hospital asks how it stands; `at` is its clock (ISO 8601, UTC)."""
+
+    identity_key: bytes
+    at: str
+
+    @property
+    def message(self) -> bytes:
+        """What the hospital's key signs."""
+        return _STATUS + self.identity_key + self.at.encode()
+
+
+def prove(wanted: Wanted, node: ec.EllipticCurvePrivateKey, identity: Identity) -> tuple[bytes, bytes]:
+    """The signatures of the node's key and of the hospital's own."""
+    return node.sign(wanted.message, ec.ECDSA(hashes.SHA384())), identity.sign(wanted.message)
+
+
+def proves(wanted: Wanted, node_proof: bytes, identity_proof: bytes) -> bool:
+    """Whether whoever sent this holds both keys, and they are of the right kinds."""
+    if len(wanted.identity_key) != 32:
+        return False
+    try:
+        key = serialization.load_pem_public_key(wanted.node_key)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+            return False
+        key.verify(node_proof, wanted.message, ec.ECDSA(hashes.SHA384()))
+    except (ValueError, InvalidSignature, TypeError):
+        return False
+    return is_signed(wanted.identity_key, wanted.message, identity_proof)
+
+
+def status_proves(asked: StatusAsked, proof: bytes, now: datetime) -> bool:
+    """Whether the hospital itself asks, just now.
+
+    Raises:
+        ValueError: its time cannot be read.
+    """
+    apart = abs(datetime.fromisoformat(asked.at) - now)
+    return apart <= CLOCKS_APART and is_signed(asked.identity_key, asked.message, proof)

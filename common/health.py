@@ -1,0 +1,75 @@
+"""/healthz, /readyz and /metrics on loopback, for monitoring (Prometheus); no data values in any of them."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+STALE_S = 60.0
+
+
+class Health:
+    """A small server in a thread. Alive: `beat` was called within a minute. Ready: `ready` was called last."""
+
+    def __init__(self, port: int) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._ready_gauge = Gauge("clinimeta_ready", "1 where it can do its work", registry=self.registry)
+        self._why, self._ready, self._beaten = "starting", False, time.monotonic()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def beat(self) -> None:
+        """It is alive."""
+        self._beaten = time.monotonic()
+
+    def ready(self) -> bool:
+        """It can do its work; True where that is news."""
+        self.beat()
+        before, self._ready = self._ready, True
+        self._ready_gauge.set(1)
+        return not before
+
+    def not_ready(self, why: str) -> None:
+        """It cannot, for a reason without data values."""
+        self.beat()
+        self._ready, self._why = False, why
+        self._ready_gauge.set(0)
+
+    def _answer(self, path: str) -> tuple[int, bytes]:
+        if path == "/healthz":
+            alive = time.monotonic() - self._beaten < STALE_S
+            return (200, b"alive\n") if alive else (503, b"stuck\n")
+        if path == "/readyz":
+            return (200, b"ready\n") if self._ready else (503, f"{self._why}\n".encode())
+        if path == "/metrics":
+            return 200, generate_latest(self.registry)
+        return 404, b""
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        health = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, body = health._answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Probes come every few seconds."""
+
+        return Handler

@@ -1,0 +1,69 @@
+"""One daemon a folder: a lock that holds its pid, and what to say to it from outside."""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clinimeta.common.errors import UserError
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Hold the lock for as long as the context lasts; the kernel lets go of it when the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with lock.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                "it is running already",
+                where=str(lock),
+                found=f"process {running(lock)}",
+                remedy="stop it first (`down`, or systemctl stop)",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def running(lock: Path) -> int | None:
+    """The pid of the daemon that holds the lock, or None."""
+    try:
+        with lock.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                text = file.read().decode().strip()
+                return int(text) if text.isdecimal() else None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def stop(lock: Path, patience_s: float) -> bool:
+    """End the daemon with SIGTERM and wait; False where none ran.
+
+    Raises:
+        UserError: it did not end in time.
+    """
+    pid = running(lock)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + patience_s
+    while running(lock) is not None:
+        if time.monotonic() > end:
+            raise UserError(
+                "it does not end", where=f"process {pid}", remedy="look at its log; kill -9 loses nothing"
+            )
+        time.sleep(0.1)
+    return True

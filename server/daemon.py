@@ -1,0 +1,119 @@
+"""The coordinator's daemon: keeps the SuperLink and the round loops running, and Flower in line with the database."""
+
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import structlog
+
+from clinimeta.common.errors import UserError
+from clinimeta.common.files import write_atomically
+from clinimeta.common.health import Health
+from clinimeta.common.private_files import make_private_folder, read_secret, write_secret
+from clinimeta.common.running import only_one
+from clinimeta.common.supervision import Child, Supervisor, notify_ready
+from clinimeta.server import pki
+from clinimeta.server.config import TEMPLATE, Home
+from clinimeta.server.control import Control
+from clinimeta.server.database import Database
+from clinimeta.server.launcher import Launcher
+
+log = structlog.get_logger()
+
+TICK_S = 0.5
+
+
+def make_home(
+    path: Path, name: str, names: Sequence[str], *, host: str, port: int, control_port: int, health_port: int
+) -> Home:
+    """A new coordinator's folder: settings, certificates, secrets and an empty database.
+
+    Raises:
+        UserError: something is there already, or no host name is given.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise UserError(
+            "the folder is not empty", where=str(path), expected="a new folder", remedy="choose another"
+        )
+    make_private_folder(path)
+    home = Home(path)
+    now = datetime.now(UTC)
+    ca, ca_key = pki.new_ca(name, now)
+    certificate, key = pki.new_server(ca, ca_key, names, now)
+    for file, content in ((home.ca_certificate, ca), (home.certificate, certificate)):
+        write_atomically(file, content)
+    for file, secret in (
+        (home.ca_key, ca_key),
+        (home.key, key),
+        (home.identity_key, secrets.token_bytes(32)),
+        (home.superexec_secret, secrets.token_bytes(32)),
+        (home.control_secret, secrets.token_bytes(32)),
+    ):
+        write_secret(file, secret)
+    make_private_folder(home.flower)
+    home.experiments.mkdir(mode=0o700)
+    Database.open(home.database)
+    text = TEMPLATE.format(
+        name=name, host=host, port=port, control_port=control_port, health_port=health_port
+    )
+    write_atomically(path / "coordinator.toml", text.encode())
+    home.settings()  # reads back
+    return home
+
+
+def children(home: Home, workers: int) -> list[Child]:
+    """The link, and so many round loops."""
+    folder = str(home.path)
+    environment = {"FLWR_HOME": str(home.flower), "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    link = Child("link", [sys.executable, "-m", "clinimeta.server.superlink", folder], environment)
+    loops = [
+        Child(
+            f"round-loop-{i}",
+            [sys.executable, "-m", "clinimeta.server.runner", folder, str(i)],
+            environment,
+        )
+        for i in range(workers)
+    ]
+    return [link, *loops]
+
+
+def run(home: Home) -> None:
+    """The daemon, until SIGTERM.
+
+    Raises:
+        UserError: it runs already, or the folder is not as it should be.
+    """
+    settings = home.settings()
+    for secret in (home.key, home.identity_key, home.superexec_secret, home.control_secret):
+        read_secret(secret)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    with only_one(home.lock):
+        database = Database.open(home.database)
+        launcher = Launcher(database)
+        supervisor = Supervisor(children(home, settings.rounds.workers))
+        health = Health(settings.health.port)
+        health.start()
+        try:
+            while not stopping.is_set():
+                supervisor.tend()
+                try:
+                    with Control.of(home) as control:
+                        launcher.reconcile(control)
+                except httpx.HTTPError as error:
+                    health.not_ready(f"the link does not answer: {type(error).__name__}")
+                else:
+                    if health.ready():
+                        notify_ready()
+                        log.info("ready", address=f"{settings.public.host}:{settings.public.port}")
+                stopping.wait(TICK_S)
+        finally:
+            notify_ready("STOPPING=1")
+            supervisor.stop()
+            health.stop()

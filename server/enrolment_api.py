@@ -1,0 +1,100 @@
+"""Enrolment over HTTPS: the few requests that a hospital makes before it is known (`/v1/enrolment/...`)."""
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from clinimeta.common.enrolment import StatusAsked, Wanted, proves, status_proves
+from clinimeta.common.errors import UserError
+from clinimeta.common.private_files import read_secret
+from clinimeta.common.secagg.identity import Identity
+from clinimeta.server import enrolment
+from clinimeta.server.config import Home
+from clinimeta.server.database import Database
+
+Short = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnrolBody(_Body):
+    """What a hospital sends; keys and signatures in hexadecimal."""
+
+    token: Short
+    node_key: Short
+    identity_key: Short
+    software: Short
+    node_proof: Short
+    identity_proof: Short
+
+
+class StatusBody(_Body):
+    """Who asks how it stands, proven by a signature of the time."""
+
+    identity_key: Short
+    at: Short
+    proof: Short
+
+
+def enrolment_app(home: Home) -> FastAPI:
+    """The application behind `/v1/enrolment/`."""
+    app = FastAPI(title="clinimeta enrolment", docs_url=None, redoc_url=None, openapi_url=None)
+    database = Database.open(home.database)
+    settings = home.settings()
+    own = Identity(settings.name, read_secret(home.identity_key))
+
+    @app.get("/v1/enrolment/ca")
+    def ca() -> PlainTextResponse:
+        return PlainTextResponse(home.ca_certificate.read_text())
+
+    @app.post("/v1/enrolment/enrol")
+    def enrol(body: EnrolBody) -> JSONResponse:
+        try:
+            wanted = Wanted(
+                body.token, bytes.fromhex(body.node_key), bytes.fromhex(body.identity_key), body.software
+            )
+            proofs = bytes.fromhex(body.node_proof), bytes.fromhex(body.identity_proof)
+        except ValueError:
+            return _error("the request cannot be read", 422)
+        if not proves(wanted, *proofs):
+            return _error("the request is not signed by the keys that it brings", 422)
+        try:
+            site = enrolment.enrol(
+                database, body.token, enrolment.Keys(wanted.node_key, wanted.identity_key), body.software
+            )
+        except UserError as error:
+            return _error(error.what, 403)
+        return JSONResponse(
+            {"site": site.name, "state": site.state, "name": own.name, "identity": own.public.hex()}
+        )
+
+    @app.post("/v1/enrolment/status")
+    def status(body: StatusBody) -> JSONResponse:
+        try:
+            asked = StatusAsked(bytes.fromhex(body.identity_key), body.at)
+            signed = status_proves(asked, bytes.fromhex(body.proof), enrolment.now())
+        except ValueError:
+            return _error("the request cannot be read", 422)
+        for site in enrolment.known(database):
+            if signed and site.keys.identity == asked.identity_key:
+                registered = site.state != "approved" or site.node_id is not None
+                state = site.state if registered else "waiting"
+                return JSONResponse({"site": site.name, "state": state, "time": enrolment.now().isoformat()})
+        return _error("no hospital has this key, or the request is not signed by it", 403)
+
+    return app
+
+
+def ca_digest(certificate: bytes) -> str:
+    """What a token says about the certificate authority: half a SHA-256, hexadecimal."""
+    return hashlib.sha256(certificate).hexdigest()[:32]
+
+
+def _error(text: str, status: int) -> JSONResponse:
+    body: dict[str, Any] = {"error": text}
+    return JSONResponse(body, status)

@@ -1,0 +1,148 @@
+"""The coordinator's round loop: claims Flower's runs and conducts the experiment that each names.
+
+Run as `python -m clinimeta.server.runner FOLDER WORKER`. A run of Flower's is a means: whatever ends it, the
+next one for the same experiment goes on from the checkpoint, and repeats or skips no round.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import torch
+from flwr.serverapp import Grid
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from clinimeta.common.errors import ClinimetaError, QuorumError
+from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
+from clinimeta.common.private_files import read_secret
+from clinimeta.common.study import Study, read_study
+from clinimeta.common.supervision import die_with_parent
+from clinimeta.common.trained_model import TrainedModel
+from clinimeta.server import enrolment, experiments
+from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
+from clinimeta.server.config import Home
+from clinimeta.server.control import Control
+from clinimeta.server.database import Database
+from clinimeta.server.link import Enrolled, Link, WallClock
+from clinimeta.server.store import RunDir
+from clinimeta.server.training import RoundSummary
+
+log = structlog.get_logger()
+
+POLL_S = 0.3
+AGAIN_S = 5.0
+"""How long to wait before hospitals are asked again where too few answered."""
+
+
+class Unwanted(Exception):  # noqa: N818 (nothing is wrong)
+    """The experiment is to stop."""
+
+
+def work(home: Home, worker: str) -> None:
+    """Conduct whatever is submitted, one experiment after the other, until SIGTERM."""
+    torch.set_num_threads(1)
+    database, settings = Database.open(home.database), home.settings()
+    let_go(home, database, worker)
+    desk = Desk(f"127.0.0.1:{settings.control.port}", read_secret(home.superexec_secret))
+    stopping = threading.Event()
+    stop_on_sigterm(stopping)
+    for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda: None):
+        try:
+            with taken(desk, token) as task:
+                grid = HttpGrid(desk.address, insecure=True, token=token)
+                grid.set_run(task.run)
+                name = str(task.run.override_config.get("experiment", ""))
+                experiments.update(database, name, worker=worker)
+                conduct_experiment(home, database, name, grid, poll_s=settings.rounds.poll_s)
+        except (KeyboardInterrupt, Unwanted):
+            log.info("an experiment was stopped")
+        except Exception as error:
+            log.error("a run ended early", error=type(error).__name__, text=str(error))
+
+
+def let_go(home: Home, database: Database, worker: str) -> None:
+    """Give up what this worker held before it was killed, so that it is submitted again at once."""
+    for held in experiments.every(database):
+        if held.worker == worker and held.flower_run is not None and held.state not in experiments.OVER:
+            try:
+                with Control.of(home) as control:
+                    control.stop(held.flower_run)
+            except Exception as error:
+                log.info("an abandoned run could not be stopped", error=type(error).__name__)
+            experiments.update(database, held.id, flower_run=None, worker="")
+
+
+def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *, poll_s: float) -> None:
+    """Do an experiment to its end, however long hospitals are away.
+
+    Raises:
+        Unwanted: it is to stop.
+    """
+    run_dir = RunDir.open(home.experiments / name)
+    study = read_study(run_dir.study_toml(), str(run_dir.path / "study.toml"))
+    found = experiments.find(database, name)
+    keys = {site.name: site for site in enrolment.known(database, "approved") if site.node_id is not None}
+    enrolled = {
+        site: Enrolled(keys[site].node_id or 0, keys[site].keys.identity)
+        for site in found.participants
+        if site in keys
+    }
+    job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name))
+    link = Link(grid, WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s, enrolled=enrolled)
+    outcome = Outcome()
+    while True:
+        _require_wanted(database, name)
+        experiments.update(database, name, state="running", detail="")
+        try:
+            outcome.introductions = link.introduce(fresh_nonce)
+            conduct(job, outcome, OverTheGrid(job, link, fresh_nonce))
+            break
+        except QuorumError as error:
+            log.warning("waiting for hospitals", experiment=name, why=str(error))
+            experiments.update(database, name, state="waiting", detail=str(error))
+            link.wait(AGAIN_S)
+        except ClinimetaError as error:  # trying again would end the same
+            experiments.update(database, name, state="failed", detail=str(error))
+            return
+    finish(study, run_dir, outcome)
+    experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
+
+
+def job_of(
+    study: Study, name: str, run_dir: RunDir, sites: int, notify: Callable[[RoundSummary], None]
+) -> Job:
+    """The training that an experiment is."""
+    plan = study.plan(study.trained, study.seeds[0])
+    primary = study.plan(study.arm(study.primary), study.seeds[0])
+    calibrate = primary if study.table.classes else None
+    return Job(name, plan, study.trained.training, run_dir, sites, calibrate, notify=notify)
+
+
+def finish(study: Study, run_dir: RunDir, outcome: Outcome) -> None:
+    """Write what came out."""
+    assert outcome.state is not None
+    plan = study.plan(study.arm(study.primary), study.seeds[0])
+    model = TrainedModel(plan, outcome.state.params, outcome.temperatures)
+    run_dir.write_bytes("model.safetensors", model.to_bytes())
+
+
+def _on_round(database: Database, name: str) -> Callable[[RoundSummary], None]:
+    def note(summary: RoundSummary) -> None:
+        experiments.update(database, name, round=summary.round, state="running", detail="")
+        _require_wanted(database, name)
+
+    return note
+
+
+def _require_wanted(database: Database, name: str) -> None:
+    if experiments.find(database, name).wanted != "running":
+        raise Unwanted
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    work(Home(Path(sys.argv[1])), sys.argv[2])
