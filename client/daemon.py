@@ -11,7 +11,7 @@ from flwr.app import Context
 
 from clinimeta.client.app import client_app
 from clinimeta.client.config import TEMPLATE, Home
-from clinimeta.client.enrol import Enrolment
+from clinimeta.client.enrol import Enrolment, status
 from clinimeta.client.keys import identity, make_keys
 from clinimeta.client.runner import answer_tasks
 from clinimeta.client.site import Site
@@ -27,11 +27,8 @@ from clinimeta.common.supervision import Child, Supervisor, notify_ready
 
 log = structlog.get_logger()
 
-SUPERNODE = (
-    "from clinimeta.common.supervision import die_with_parent; die_with_parent(); "
-    "from flwr.supernode.cli.flower_supernode import flower_supernode; flower_supernode()"
-)
-
+WELL_S, UNWELL_S = 30.0, 2.0
+"""How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
 
 def make_home(path: Path, *, address: str, data: str, port: int, health_port: int) -> Home:
     """A new hospital's folder: settings, keys and an empty state.
@@ -67,7 +64,7 @@ def supernode(home: Home) -> Child:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
     }
-    return Child("supernode", [sys.executable, "-c", SUPERNODE, *arguments], environment, stop_s=10.0)
+    return Child("supernode", [sys.executable, "-m", "clinimeta.client.supernode", *arguments], environment, stop_s=10.0)
 
 
 def open_site(home: Home) -> Site:
@@ -79,6 +76,30 @@ def open_site(home: Home) -> Site:
     settings, enrolment = home.settings(), Enrolment.of(home)
     records = read_csv(home.path / settings.data.path)
     return Site(enrolment.site, records, device=settings.local.device)
+
+
+class Standing(threading.Thread):
+    """Asks the coordinator now and then how this hospital stands there; `why` says it where it is not well."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(daemon=True)
+        self._home, self._ended = home, threading.Event()
+        self.approved, self.why = False, "the coordinator was not asked yet"
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while True:
+            try:
+                state, _ = status(self._home)
+                self.approved, self.why = state == "approved", f"at the coordinator: {state}"
+            except UserError as error:
+                self.approved, self.why = False, f"{error.what}: {error.found}"
+            if self._ended.wait(WELL_S if self.approved else UNWELL_S):
+                return
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._ended.set()
 
 
 def run(home: Home) -> None:
@@ -104,19 +125,26 @@ def run(home: Home) -> None:
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
         health.start()
-        tending = threading.Event()
+        standing = Standing(home)
+        told = False
 
-        def beat() -> None:
+        def beat(connected: bool) -> None:
+            nonlocal told
             supervisor.tend()
-            if supervisor.pids() and health.ready() and not tending.is_set():
-                tending.set()
-                notify_ready()
-                log.info("ready", site=enrolment.site, pid=os.getpid())
+            if connected and standing.approved:
+                if health.ready() and not told:
+                    told = True
+                    notify_ready()
+                    log.info("ready", site=enrolment.site, pid=os.getpid())
+            else:
+                health.not_ready(standing.why if connected else "Flower's SuperNode does not answer yet")
 
+        standing.start()
         try:
             app = client_app(opened, lambda reply: to_flower(reply, own))
             answer_tasks(desk, app, stopping, beat)
         finally:
             notify_ready("STOPPING=1")
+            standing.stop()
             supervisor.stop()
             health.stop()

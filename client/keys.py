@@ -18,7 +18,7 @@ def make_keys(home: Home) -> None:
     """
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     write_secret(home.node_key, pem)
     write_secret(home.identity_key, os.urandom(32))
@@ -31,7 +31,7 @@ def node_key(home: Home) -> ec.EllipticCurvePrivateKey:
     Raises:
         UserError: it is missing, or open to others.
     """
-    key = serialization.load_pem_private_key(read_secret(home.node_key), None)
+    key = serialization.load_ssh_private_key(read_secret(home.node_key), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey), "make_keys makes no other"
     return key
 

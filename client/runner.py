@@ -27,7 +27,7 @@ POLL_S = 0.2
 
 
 def answer_tasks(
-    desk: Desk, app: ClientApp, stopping: threading.Event, beat: Callable[[], None] = lambda: None
+    desk: Desk, app: ClientApp, stopping: threading.Event, beat: Callable[[bool], None] = lambda _: None
 ) -> None:
     """Answer whatever comes, until `stopping` is set; one task that fails does not end it."""
     for token in tasks(desk, CLIENT, poll_s=POLL_S, stopping=stopping, beat=beat):

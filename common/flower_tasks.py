@@ -54,9 +54,11 @@ class Task:
 
 
 def tasks(
-    desk: Desk, kind: str, *, poll_s: float, stopping: threading.Event, beat: Callable[[], None]
+    desk: Desk, kind: str, *, poll_s: float, stopping: threading.Event, beat: Callable[[bool], None]
 ) -> Iterator[str]:
-    """Tokens of tasks of one kind, as they come, until `stopping` is set; `beat` is called at each look."""
+    """Tokens of tasks of one kind, as they come, until `stopping` is set; `beat` hears at each look whether
+    the link answered.
+    """
     interceptors = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
         SuperExecAuthHttpInterceptor(
@@ -65,13 +67,14 @@ def tasks(
     ]
     with _client(desk, interceptors) as client:
         while not stopping.is_set():
-            beat()
             try:
                 found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
             except httpx.HTTPError as error:
-                log.info("no tasks: the link does not answer", error=type(error).__name__)
+                beat(False)
+                log.debug("no tasks: the link does not answer", error=type(error).__name__)
                 stopping.wait(1.0)
                 continue
+            beat(True)
             if found.HasField("task") and found.token:
                 yield found.token
             else:

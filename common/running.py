@@ -3,8 +3,11 @@
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,3 +70,36 @@ def stop(lock: Path, patience_s: float) -> bool:
             )
         time.sleep(0.1)
     return True
+
+
+def in_background(arguments: Sequence[str], lock: Path, log: Path, ready: str, patience_s: float) -> int:
+    """Start this command in a session of its own, wait until `ready` (a URL) answers 200; its pid.
+
+    Raises:
+        UserError: it runs already, it ended, or it was not ready in time (it is left running then).
+    """
+    if (pid := running(lock)) is not None:
+        raise UserError("it is running already", where=str(lock), found=f"process {pid}")
+    program = [sys.executable, sys.argv[0], *arguments]
+    with log.open("ab") as output:
+        os.fchmod(output.fileno(), 0o600)
+        began = output.tell()
+        process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
+            program, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            with log.open("rb") as written:
+                written.seek(began)
+                said = written.read()[-2000:].decode(errors="replace").strip()
+            raise UserError("it did not start", where=str(log), found=said, remedy="mend that, then try again")
+        try:
+            with urllib.request.urlopen(ready, timeout=2) as answer:  # noqa: S310 (loopback)
+                if answer.status == 200:
+                    return process.pid
+        except OSError:
+            time.sleep(0.2)
+    raise UserError(
+        "it is not ready yet", where=str(log), found=f"process {process.pid} runs", remedy="look at its log"
+    )

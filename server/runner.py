@@ -4,7 +4,6 @@ Run as `python -m clinimeta.server.runner FOLDER WORKER`. A run of Flower's is a
 next one for the same experiment goes on from the checkpoint, and repeats or skips no round.
 """
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from clinimeta.common.errors import ClinimetaError, QuorumError
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
+from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.supervision import die_with_parent
@@ -49,7 +49,7 @@ def work(home: Home, worker: str) -> None:
     desk = Desk(f"127.0.0.1:{settings.control.port}", read_secret(home.superexec_secret))
     stopping = threading.Event()
     stop_on_sigterm(stopping)
-    for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda: None):
+    for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda _: None):
         try:
             with taken(desk, token) as task:
                 grid = HttpGrid(desk.address, insecure=True, token=token)
@@ -144,5 +144,6 @@ def _require_wanted(database: Database, name: str) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
+    quiet_flower()
     work(Home(Path(sys.argv[1])), sys.argv[2])

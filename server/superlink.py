@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import uvicorn
 
+from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.server.config import CoordinatorSettings, Home
@@ -157,6 +158,7 @@ def flower_app(home: Home, settings: CoordinatorSettings) -> App:
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
     )
+    quiet_flower()
     app: App = create_app(config, SuperLinkLifespan)
     return app
 
@@ -213,4 +215,5 @@ async def serve(home: Home) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    log_to_stderr()
     asyncio.run(serve(Home(Path(sys.argv[1]))))

@@ -15,7 +15,9 @@ import click
 import typer
 
 from clinimeta.client import cli as client_cli
+from clinimeta.client import site_cli
 from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
+from clinimeta.server import cli as server_cli
 from clinimeta.simulations import privacy_cli
 
 EXIT_CODES = """
@@ -43,6 +45,13 @@ app.command()(client_cli.adapt)
 app.add_typer(studies_app, name="studies")
 app.add_typer(bench_app, name="bench")
 app.add_typer(privacy_cli.app, name="privacy")
+app.add_typer(server_cli.app, name="coordinator")
+app.add_typer(site_cli.app, name="site")
+app.command()(server_cli.stop)
+app.command()(server_cli.resume)
+app.command("list")(server_cli.list_experiments)
+app.command()(server_cli.show)
+app.command()(server_cli.export)
 
 
 class EngineName(StrEnum):
@@ -63,6 +72,26 @@ class DeviceName(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+@app.command("run")
+def run_study(
+    study: Annotated[str, typer.Argument(help="A built-in study or a study file (TOML).")],
+    home: server_cli.HomeOption = server_cli.HERE,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="A hospital that takes part; may be given several times (default: all approved)."),
+    ] = None,
+) -> None:
+    """Start a study over the enrolled hospitals. It goes on by itself; `clinimeta show` says how far it is.
+
+    Example:
+        clinimeta run my-study.toml
+    """
+    from clinimeta.simulations import studies
+
+    name = server_cli.start(home, studies.find(study), site or ())
+    typer.echo(name)
 
 
 @app.command()

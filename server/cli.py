@@ -1,0 +1,361 @@
+"""`clinimeta coordinator ...`, and `stop`, `resume`, `list`, `show`, `export`: what the operator types.
+
+Commands change the database; the daemon brings Flower in line with it. So each works whether or not the
+coordinator runs, and none of them needs a network.
+"""
+
+import getpass
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinimeta.common.errors import UserError
+
+if TYPE_CHECKING:
+    from clinimeta.server.config import Home
+    from clinimeta.server.database import Database
+
+app = typer.Typer(
+    help="Run the coordinator of a federation. Example: clinimeta coordinator init hub --name-in-certificate hub.example.org.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+HomeOption = Annotated[
+    Path,
+    typer.Option(
+        "--home", envvar="CLINIMETA_COORDINATOR", help="The coordinator's folder (default: this one)."
+    ),
+]
+HERE = Path()
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+ReadyIn = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for it to be ready.")]
+Background = Annotated[
+    bool, typer.Option("--background", help="Go on in the background; its log is a file in the folder.")
+]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name-in-certificate",
+            help="Host name or address that hospitals will use; may be given several times. Asked for if left out.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The federation's name, as hospitals will read it.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on for hospitals.")] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that hospitals reach.")] = 9443,
+    control_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for this machine only.")] = 9444,
+    health_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for monitoring.")] = 9445,
+) -> None:
+    """Make a coordinator's folder: settings, its own certificate authority, secrets, an empty database.
+
+    Example:
+        clinimeta coordinator init hub --name-in-certificate hub.example.org
+    """
+    from clinimeta.server.daemon import make_home
+
+    asked = names or typer.prompt("Host names or addresses that hospitals will use (comma between)").split(",")
+    named = [text.strip() for text in asked if text.strip()]
+    home = make_home(
+        folder,
+        name or named[0] if named else name,
+        named,
+        host=host,
+        port=port,
+        control_port=control_port,
+        health_port=health_port,
+    )
+    typer.echo(f"made {home.path}: settings in coordinator.toml, certificate for {', '.join(named)}")
+    typer.echo(f"next: clinimeta coordinator up --home {home.path}")
+
+
+@app.command()
+def up(home: HomeOption = HERE, background: Background = False, wait: ReadyIn = 30.0) -> None:
+    """Run the coordinator: Flower's SuperLink and our round loops, each started again should it end.
+
+    Stays in the foreground until SIGTERM or Ctrl-C; --background returns when it is ready.
+    """
+    from clinimeta.common.running import in_background
+
+    found = _home(home)
+    if background:
+        health = f"http://127.0.0.1:{found.settings().health.port}/readyz"
+        command = ["coordinator", "up", "--home", str(found.path)]
+        pid = in_background(command, found.lock, found.path / "coordinator.log", health, wait)
+        typer.echo(f"ready: process {pid}, log in {found.path / 'coordinator.log'}")
+        return
+    from clinimeta.common.logs import log_to_stderr
+    from clinimeta.server.daemon import run
+
+    log_to_stderr()
+    run(found)
+
+
+@app.command()
+def down(home: HomeOption = HERE) -> None:
+    """Stop the coordinator. Experiments go on from their checkpoints when it is up again."""
+    from clinimeta.common.running import stop as stop_daemon
+
+    ended = stop_daemon(_home(home).lock, patience_s=40.0)
+    typer.echo("stopped" if ended else "it was not running")
+
+
+@app.command()
+def status(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """Say whether the coordinator runs, who is enrolled and what is being done."""
+    from clinimeta.server.status import status_of
+
+    found = status_of(_home(home))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+@app.command()
+def doctor(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """Check the folder, keys, certificate, ports and disk; each finding with what to do about it."""
+    from clinimeta.server.doctor import examine
+
+    _report(examine(_home(home)), as_json)
+
+
+@app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="The hospital's name, as all will read it.")],
+    home: HomeOption = HERE,
+    hours: Annotated[float, typer.Option(min=0.02, max=720, help="How long the token lives.")] = 48.0,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Whoever uses the token is approved by that.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a one-time token for a hospital. Give it to them by a way that nobody else reads.
+
+    Example:
+        clinimeta coordinator invite "Hospital A"
+    """
+    from clinimeta.server import enrolment
+
+    found, database = _opened(home)
+    token = enrolment.invite(database, site, timedelta(hours=hours), _who(), automatic=auto)
+    _token(found, token, site, hours, as_json)
+
+
+@app.command()
+def rotate(
+    site: Annotated[str, typer.Argument(help="An enrolled hospital.")],
+    home: HomeOption = HERE,
+    hours: Annotated[float, typer.Option(min=0.02, max=720, help="How long the token lives.")] = 48.0,
+    auto: Annotated[bool, typer.Option("--auto", help="Its use is its approval.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a token with which a hospital replaces its keys; the old keys hold until it is used."""
+    from clinimeta.server import enrolment
+
+    found, database = _opened(home)
+    token = enrolment.invite(
+        database, site, timedelta(hours=hours), _who(), automatic=auto, purpose="rotate"
+    )
+    _token(found, token, site, hours, as_json)
+
+
+@app.command()
+def approve(
+    site: Annotated[str, typer.Argument(help="A hospital that waits.")], home: HomeOption = HERE
+) -> None:
+    """Let a hospital that has enrolled take part."""
+    from clinimeta.server import enrolment
+
+    _, database = _opened(home)
+    enrolment.approve(database, site, _who())
+    typer.echo(f"{site} is approved; it connects within seconds")
+
+
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="An enrolled hospital.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the record of events.")],
+    home: HomeOption = HERE,
+) -> None:
+    """Let a hospital take part no longer: its keys are refused from now on."""
+    from clinimeta.server import enrolment
+
+    _, database = _opened(home)
+    enrolment.revoke(database, site, _who(), reason)
+    typer.echo(f"{site} is revoked")
+
+
+@app.command("list")
+def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """List the hospitals: waiting for approval, approved, revoked; with their keys' fingerprints."""
+    from clinimeta.common.secagg.identity import fingerprint
+    from clinimeta.server import enrolment
+
+    _, database = _opened(home)
+    rows = [
+        {
+            "site": site.name,
+            "state": site.state,
+            "fingerprint": fingerprint(site.keys.identity),
+            "software": site.software,
+            "enrolled": site.enrolled_at,
+        }
+        for site in enrolment.known(database)
+    ]
+    _table(rows, as_json, "no hospital is enrolled yet: clinimeta coordinator invite NAME")
+
+
+def stop(
+    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
+) -> None:
+    """Stop an experiment after what it is doing now; `clinimeta resume` goes on with it."""
+    from clinimeta.server import experiments
+
+    _, database = _opened(home)
+    experiments.want(database, experiment, "stopped", _who())
+    typer.echo(f"{experiment} is to stop")
+
+
+def resume(
+    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
+) -> None:
+    """Go on with an experiment that was stopped or has failed, from its checkpoint."""
+    from clinimeta.server import experiments
+
+    _, database = _opened(home)
+    found = experiments.want(database, experiment, "running", _who())
+    typer.echo(f"{experiment} goes on from round {found.round}")
+
+
+def list_experiments(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """List the experiments, the newest first."""
+    from clinimeta.server import experiments
+
+    _, database = _opened(home)
+    rows = [
+        {
+            "experiment": e.id,
+            "study": e.study,
+            "state": e.state,
+            "round": f"{e.round}/{e.rounds}",
+            "sites": len(e.participants),
+            "since": e.changed_at,
+            "detail": e.detail,
+        }
+        for e in experiments.every(database)
+    ]
+    _table(rows, as_json, "no experiment was started yet: clinimeta run STUDY")
+
+
+def show(
+    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")],
+    home: HomeOption = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show an experiment: how far it is, who takes part, who answered in its last round, what went wrong."""
+    from clinimeta.server.status import experiment_lines, experiment_values
+
+    found, database = _opened(home)
+    values = experiment_values(found, database, experiment)
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    for line in experiment_lines(values):
+        typer.echo(line)
+
+
+def export(
+    experiment: Annotated[str, typer.Argument(help="A finished one, as `clinimeta list` shows it.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    home: HomeOption = HERE,
+) -> None:
+    """Write what came out of an experiment: the model (safetensors), a manifest and a model card.
+
+    Example:
+        clinimeta export heart-disease-1a2b3c --out model
+    """
+    from clinimeta.server.export import export as export_to
+
+    found, database = _opened(home)
+    for path in export_to(found, database, experiment, out):
+        typer.echo(str(path))
+
+
+def start(home: Path, study: Any, sites: Sequence[str]) -> str:
+    """Start an experiment over these hospitals (all approved ones where none is named); its id.
+
+    Raises:
+        UserError: too few hospitals, or one that cannot take part.
+    """
+    from clinimeta.server import enrolment, experiments
+
+    found, database = _opened(home)
+    participants = list(sites) or [site.name for site in enrolment.known(database, "approved")]
+    return experiments.start(found, database, study, participants, _who()).id
+
+
+def _home(path: Path) -> "Home":
+    from clinimeta.server.config import Home
+
+    home = Home(path.resolve())
+    home.settings()
+    return home
+
+
+def _opened(path: Path) -> "tuple[Home, Database]":
+    from clinimeta.server.database import Database
+
+    home = _home(path)
+    return home, Database.open(home.database)
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "somebody without a name on this machine"
+
+
+def _token(home: "Home", token: str, site: str, hours: float, as_json: bool) -> None:
+    from clinimeta.server.enrolment_api import ca_digest
+
+    whole = f"{token}.{ca_digest(home.ca_certificate.read_bytes())}"
+    if as_json:
+        typer.echo(json.dumps({"site": site, "token": whole, "hours": hours}))
+        return
+    typer.echo(whole)
+    typer.echo(f"for {site}, once, within {hours:g} hours: clinimeta site enrol --token-file FILE", err=True)
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    elif not rows:
+        typer.echo(empty)
+    else:
+        columns = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
+        widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in columns}
+        typer.echo("  ".join(f"{key:<{widths[key]}}" for key in columns).rstrip())
+        for row in rows:
+            typer.echo("  ".join(f"{row[key]!s:<{widths[key]}}" for key in columns).rstrip())
+
+
+def _report(findings: Sequence[Any], as_json: bool) -> None:
+    from clinimeta.common.findings import lines, worst
+
+    if as_json:
+        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
+    else:
+        for line in lines(findings):
+            typer.echo(line)
+    if worst(findings) == "fault":
+        raise UserError("something has to be mended first", remedy="see above")

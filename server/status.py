@@ -1,0 +1,72 @@
+"""How the coordinator and its experiments stand, in words and as plain values (for the operator)."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clinimeta.common.running import running
+from clinimeta.server import enrolment, experiments
+from clinimeta.server.config import Home
+from clinimeta.server.database import Database
+from clinimeta.server.store import RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The daemon's pid (None where it does not run), hospitals by state, experiments that are not over."""
+
+    folder: str
+    pid: int | None
+    sites: dict[str, int]
+    experiments: tuple[experiments.Experiment, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        how = f"runs as process {self.pid}" if self.pid else "does not run: clinimeta coordinator up"
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(self.sites.items())) or "none yet"
+        lines = [f"coordinator in {self.folder}: {how}", f"hospitals: {counts}"]
+        lines += [f"{e.id}: {e.state}, round {e.round} of {e.rounds}. {e.detail}" for e in self.experiments]
+        return lines
+
+
+def status_of(home: Home) -> Status:
+    """How a coordinator stands."""
+    database = Database.open(home.database)
+    states = [site.state for site in enrolment.known(database)]
+    going = [e for e in experiments.every(database) if e.state not in experiments.OVER]
+    counts = {state: states.count(state) for state in set(states)}
+    return Status(str(home.path), running(home.lock), counts, tuple(going))
+
+
+def experiment_values(home: Home, database: Database, name: str) -> dict[str, Any]:
+    """All there is to say about an experiment.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    found = experiments.find(database, name)
+    run_dir = RunDir.open(home.experiments / name)
+    rounds = run_dir.path / "metrics.jsonl"
+    last: dict[str, Any] = {}
+    if rounds.exists() and (written := rounds.read_text(encoding="utf-8").splitlines()):
+        last = json.loads(written[-1])
+    return {**asdict(found), "folder": str(run_dir.path), "last_round": last}
+
+
+def experiment_lines(values: dict[str, Any]) -> list[str]:
+    """The same for a terminal."""
+    last = values["last_round"]
+    lines = [
+        f"{values['id']}: study {values['study']}, {values['state']}, round {values['round']} of {values['rounds']}",
+        f"hospitals: {', '.join(values['participants'])}",
+    ]
+    if values["detail"]:
+        lines.append(f"because: {values['detail']}")
+    if last:
+        lines.append(f"last round: {json.dumps(last)}")
+    lines.append(f"started {values['made_at']}, submitted {values['submissions']} times, in {values['folder']}")
+    return lines
