@@ -4,24 +4,22 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 import structlog
 from flwr.app import Context
 
 from clinimeta.client.app import client_app
-from clinimeta.client.config import TEMPLATE, Home
+from clinimeta.client.config import Home
 from clinimeta.client.enrol import Enrolment, status
-from clinimeta.client.keys import identity, make_keys
+from clinimeta.client.keys import identity
 from clinimeta.client.runner import answer_tasks
 from clinimeta.client.site import Site
 from clinimeta.client.sources.csv_files import read_csv
 from clinimeta.common.errors import UserError
-from clinimeta.common.files import write_atomically
 from clinimeta.common.flower_records import to_flower
 from clinimeta.common.flower_tasks import Desk
 from clinimeta.common.health import Health
-from clinimeta.common.private_files import make_private_folder, read_secret
+from clinimeta.common.private_files import read_secret
 from clinimeta.common.running import only_one
 from clinimeta.common.supervision import Child, Supervisor, notify_ready
 
@@ -30,41 +28,15 @@ log = structlog.get_logger()
 WELL_S, UNWELL_S = 30.0, 2.0
 """How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
 
-def make_home(path: Path, *, address: str, data: str, port: int, health_port: int) -> Home:
-    """A new hospital's folder: settings, keys and an empty state.
-
-    Raises:
-        UserError: something is there already.
-    """
-    if path.exists() and any(path.iterdir()):
-        raise UserError(
-            "the folder is not empty", where=str(path), expected="a new folder", remedy="choose another"
-        )
-    make_private_folder(path)
-    home = Home(path)
-    text = TEMPLATE.format(address=address, data=data, port=port, health_port=health_port)
-    write_atomically(path / "site.toml", text.encode())
-    home.settings()  # reads back
-    make_keys(home)
-    for folder in (home.state, home.flower):
-        make_private_folder(folder)
-    return home
-
-
 def supernode(home: Home) -> Child:
     """Flower's SuperNode: it carries messages, and runs nothing itself."""
-    settings = home.settings()
-    arguments = ["--superlink", settings.coordinator.address]
-    arguments += ["--root-certificates", str(home.ca_certificate)]
-    arguments += ["--auth-supernode-private-key", str(home.node_key)]
-    arguments += ["--host", "127.0.0.1", "--port", str(settings.local.port)]
-    arguments += ["--isolation", "process", "--superexec-auth-secret-file", str(home.superexec_secret)]
     environment = {
         "FLWR_HOME": str(home.flower),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
     }
-    return Child("supernode", [sys.executable, "-m", "clinimeta.client.supernode", *arguments], environment, stop_s=10.0)
+    command = [sys.executable, "-m", "clinimeta.client.supernode", str(home.path)]
+    return Child("supernode", command, environment, stop_s=10.0)
 
 
 def open_site(home: Home) -> Site:

@@ -6,12 +6,13 @@ import ssl
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Literal
 
 import httpx
 
 from clinimeta.client.config import Home
 from clinimeta.client.keys import identity, node_key, public_pem
-from clinimeta.common.enrolment import StatusAsked, Wanted, prove
+from clinimeta.common.enrolment import Said, Wanted, prove
 from clinimeta.common.errors import UserError
 from clinimeta.common.files import write_atomically
 
@@ -89,12 +90,25 @@ def status(home: Home) -> tuple[str, float]:
     Raises:
         UserError: the coordinator cannot be reached, or does not know the hospital's key.
     """
-    own = identity(home, "")
-    asked = StatusAsked(own.public, datetime.now(UTC).isoformat())
-    body = {"identity_key": own.public.hex(), "at": asked.at, "proof": own.sign(asked.message).hex()}
-    found = _post(home, home.settings().coordinator.address, "status", body)
+    found = _say(home, "status")
     theirs = datetime.fromisoformat(found["time"])
     return found["state"], (datetime.now(UTC) - theirs).total_seconds()
+
+
+def started(home: Home) -> None:
+    """Tell the coordinator that this hospital's SuperNode starts anew.
+
+    Raises:
+        UserError: the coordinator cannot be reached, or does not know the hospital's key.
+    """
+    _say(home, "started")
+
+
+def _say(home: Home, what: Literal["status", "started"]) -> dict[str, str]:
+    own = identity(home, "")
+    said = Said(what, own.public, datetime.now(UTC).isoformat())
+    body = {"identity_key": own.public.hex(), "at": said.at, "proof": own.sign(said.message).hex()}
+    return _post(home, home.settings().coordinator.address, what, body)
 
 
 def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str, str]:
@@ -109,7 +123,7 @@ def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str
     except (ValueError, KeyError, TypeError):
         text = f"status {reply.status_code}"
     raise UserError(
-        "the coordinator refuses", where=address, found=text, remedy="ask its operator for a new token"
+        "the coordinator refuses", where=address, found=text, remedy="ask its operator"
     )
 
 

@@ -37,7 +37,7 @@ def init(
     Example:
         clinimeta site init site --coordinator hub.example.org:9443 --data patients.csv
     """
-    from clinimeta.client.daemon import make_home
+    from clinimeta.client.folder import make_home
 
     home = make_home(folder, address=coordinator, data=data, port=port, health_port=health_port)
     typer.echo(f"made {home.path}: settings in site.toml, keys beside it")

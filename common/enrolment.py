@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from clinimeta.common.secagg.identity import Identity, is_signed
 
-_ENROL, _STATUS = b"clinimeta enrolment 1\0", b"clinimeta status 1\0"
+_ENROL, _SAID = b"clinimeta enrolment 1\0", b"clinimeta said 1\0"
 CLOCKS_APART = timedelta(minutes=5)
 
 
@@ -31,16 +32,20 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusAsked:
-    """A hospital asks how it stands; `at` is its clock (ISO 8601, UTC)."""
+class Said:
+    """What a known hospital says: `status` asks how it stands, `started` tells that its SuperNode starts anew.
 
+    `at` is its clock (ISO 8601, UTC).
+    """
+
+    what: Literal["status", "started"]
     identity_key: bytes
     at: str
 
     @property
     def message(self) -> bytes:
         """What the hospital's key signs."""
-        return _STATUS + self.identity_key + self.at.encode()
+        return _SAID + f"{self.what} {self.at} ".encode() + self.identity_key
 
 
 def prove(wanted: Wanted, node: ec.EllipticCurvePrivateKey, identity: Identity) -> tuple[bytes, bytes]:
@@ -62,11 +67,11 @@ def proves(wanted: Wanted, node_proof: bytes, identity_proof: bytes) -> bool:
     return is_signed(wanted.identity_key, wanted.message, identity_proof)
 
 
-def status_proves(asked: StatusAsked, proof: bytes, now: datetime) -> bool:
-    """Whether the hospital itself asks, just now.
+def is_said(said: Said, proof: bytes, now: datetime) -> bool:
+    """Whether the hospital itself says so, just now.
 
     Raises:
         ValueError: its time cannot be read.
     """
-    apart = abs(datetime.fromisoformat(asked.at) - now)
-    return apart <= CLOCKS_APART and is_signed(asked.identity_key, asked.message, proof)
+    apart = abs(datetime.fromisoformat(said.at) - now)
+    return apart <= CLOCKS_APART and is_signed(said.identity_key, said.message, proof)

@@ -1,19 +1,22 @@
 """Enrolment over HTTPS: the few requests that a hospital makes before it is known (`/v1/enrolment/...`)."""
 
 import hashlib
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from clinimeta.common.enrolment import StatusAsked, Wanted, proves, status_proves
+from clinimeta.common.enrolment import Said, Wanted, is_said, proves
 from clinimeta.common.errors import UserError
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.secagg.identity import Identity
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
+
+_NOBODY = "no hospital has this key, or it did not sign this, or not just now (clocks at most 5 minutes apart)"
 
 Short = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -33,16 +36,20 @@ class EnrolBody(_Body):
     identity_proof: Short
 
 
-class StatusBody(_Body):
-    """Who asks how it stands, proven by a signature of the time."""
+class SaidBody(_Body):
+    """Who says it, and when, proven by a signature."""
 
     identity_key: Short
     at: Short
     proof: Short
 
 
-def enrolment_app(home: Home) -> FastAPI:
-    """The application behind `/v1/enrolment/`."""
+def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
+    """The application behind `/v1/enrolment/`; `deactivate` tells Flower that a node is not there (any more).
+
+    Flower lets nobody connect as a node that it believes to be there, and believes so for a minute after a
+    hard end. A hospital that starts says so first.
+    """
     app = FastAPI(title="clinimeta enrolment", docs_url=None, redoc_url=None, openapi_url=None)
     database = Database.open(home.database)
     settings = home.settings()
@@ -73,19 +80,36 @@ def enrolment_app(home: Home) -> FastAPI:
             {"site": site.name, "state": site.state, "name": own.name, "identity": own.public.hex()}
         )
 
-    @app.post("/v1/enrolment/status")
-    def status(body: StatusBody) -> JSONResponse:
+    last_start: dict[str, str] = {}
+
+    def said_by(what: Literal["status", "started"], body: SaidBody) -> enrolment.Site | None:
+        """Who says so; None where it is nobody that is known, or not said just now."""
         try:
-            asked = StatusAsked(bytes.fromhex(body.identity_key), body.at)
-            signed = status_proves(asked, bytes.fromhex(body.proof), enrolment.now())
-        except ValueError:
-            return _error("the request cannot be read", 422)
-        for site in enrolment.known(database):
-            if signed and site.keys.identity == asked.identity_key:
-                registered = site.state != "approved" or site.node_id is not None
-                state = site.state if registered else "waiting"
-                return JSONResponse({"site": site.name, "state": state, "time": enrolment.now().isoformat()})
-        return _error("no hospital has this key, or the request is not signed by it", 403)
+            said = Said(what, bytes.fromhex(body.identity_key), body.at)
+            if not is_said(said, bytes.fromhex(body.proof), enrolment.now()):
+                return None
+        except (ValueError, TypeError):
+            return None
+        known = (site for site in enrolment.known(database) if site.keys.identity == said.identity_key)
+        return next(known, None)
+
+    @app.post("/v1/enrolment/status")
+    def status(body: SaidBody) -> JSONResponse:
+        if (site := said_by("status", body)) is None:
+            return _error(_NOBODY, 403)
+        registered = site.state != "approved" or site.node_id is not None
+        state = site.state if registered else "waiting"
+        return JSONResponse({"site": site.name, "state": state, "time": enrolment.now().isoformat()})
+
+    @app.post("/v1/enrolment/started")
+    def started(body: SaidBody) -> JSONResponse:
+        site = said_by("started", body)
+        if site is None or body.at <= last_start.get(site.name, ""):
+            return _error(_NOBODY, 403)
+        last_start[site.name] = body.at
+        if site.node_id is not None:
+            deactivate(site.node_id)
+        return JSONResponse({})
 
     return app
 

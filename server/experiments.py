@@ -7,16 +7,17 @@ come and go under it: one that ends early is followed by another, which goes on 
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
-from clinimeta.common.study import Study
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database, experiments
-from clinimeta.server.store import RunDir
+
+if TYPE_CHECKING:
+    from clinimeta.common.study import Study
 
 OVER = ("finished", "failed", "stopped")
 
@@ -43,12 +44,14 @@ class Experiment:
     changed_at: str
 
 
-def start(home: Home, database: Database, study: Study, participants: list[str], who: str) -> Experiment:
+def start(home: Home, database: Database, study: "Study", participants: list[str], who: str) -> Experiment:
     """A new experiment over these hospitals, queued.
 
     Raises:
         UserError: too few hospitals, or one that is not approved.
     """
+    from clinimeta.server.store import RunDir  # brings torch
+
     approved = [site.name for site in enrolment.known(database, "approved")]
     for name in participants:
         if name not in approved:

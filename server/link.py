@@ -23,6 +23,9 @@ from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
 R = TypeVar("R")
 log = structlog.get_logger()
 
+LOOK_S = 2.0
+"""How often it is looked whether a hospital has started anew while its answer is awaited."""
+
 
 @runtime_checkable
 class Clock(Protocol):
@@ -152,37 +155,60 @@ class Link:
             return result
 
     def _exchange(self, orders: Mapping[int, Order]) -> dict[int, Reply | Failure]:
-        """Node -> what it answered; a node that did not answer in time is missing."""
+        """Node -> what it answered; a node that did not answer in time is missing.
+
+        Flower delivers a message once, and a hospital that starts again has lost it: it is sent again then.
+        """
+        end = self._clock.now() + self._deadline_s
+        active = self._active()
+        waiting = self._push(orders, end)
+        open_nodes = set(waiting.values())
+        replies: dict[int, Reply | Failure] = {}
+        look_at = self._clock.now() + LOOK_S
+        while open_nodes:
+            for message in self._pull([id for id, node in waiting.items() if node in open_nodes]):
+                # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
+                node = waiting.pop(message.metadata.reply_to_message_id, None)
+                if node in open_nodes:
+                    replies[node] = self._read(message, node)
+                    open_nodes.discard(node)
+            now = self._clock.now()
+            if not open_nodes or now >= end:
+                break
+            if now >= look_at and self._keys is not None:
+                before, active, look_at = active, self._active(), now + LOOK_S
+                back = [n for n in sorted(open_nodes) if active.get(n, "") != before.get(n, "")]
+                if back:
+                    log.info("asked again: started anew", sites=[self._names[node] for node in back])
+                    waiting |= self._push({node: orders[node] for node in back}, end)
+            self._clock.sleep(min(self._poll_s, end - now))
+        return replies
+
+    def _active(self) -> dict[int, str]:
+        """Node -> since when it is there; of enrolled hospitals only."""
+        if self._keys is None:
+            return {}
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
+    def _push(self, orders: Mapping[int, Order], end: float) -> dict[str, int]:
+        """Message id -> node, of those that could be sent."""
         messages = [
             Message(
                 to_flower(order),
                 dst_node_id=node,
                 message_type=MESSAGE_TYPES[type(order)],
-                ttl=self._deadline_s,
+                ttl=max(1.0, end - self._clock.now()),
             )
             for node, order in orders.items()
         ]
         self.traffic.down += sum(envelope_of(message.content).size for message in messages)
         # A node that has left gets no id, or none at all in its place; the message itself knows its own.
         pushed = {message_id for message_id in self._grid.push_messages(messages) if message_id}
-        waiting = {
+        return {
             message.metadata.message_id: node
             for message, node in zip(messages, orders, strict=True)
             if message.metadata.message_id in pushed
         }
-        replies: dict[int, Reply | Failure] = {}
-        end = self._clock.now() + self._deadline_s
-        while waiting:
-            for message in self._pull(list(waiting)):
-                # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
-                node = waiting.pop(message.metadata.reply_to_message_id, None)
-                if node is not None:
-                    replies[node] = self._read(message, node)
-            remaining = end - self._clock.now()
-            if not waiting or remaining <= 0:
-                break
-            self._clock.sleep(min(self._poll_s, remaining))
-        return replies
 
     def _read(self, message: Message, node: int) -> Reply | Failure:
         if message.has_error():

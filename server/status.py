@@ -8,7 +8,6 @@ from clinimeta.common.running import running
 from clinimeta.server import enrolment, experiments
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
-from clinimeta.server.store import RunDir
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,12 @@ def experiment_values(home: Home, database: Database, name: str) -> dict[str, An
         UserError: there is none of this name.
     """
     found = experiments.find(database, name)
-    run_dir = RunDir.open(home.experiments / name)
-    rounds = run_dir.path / "metrics.jsonl"
+    folder = home.experiments / name
+    rounds = folder / "metrics.jsonl"
     last: dict[str, Any] = {}
     if rounds.exists() and (written := rounds.read_text(encoding="utf-8").splitlines()):
         last = json.loads(written[-1])
-    return {**asdict(found), "folder": str(run_dir.path), "last_round": last}
+    return {**asdict(found), "folder": str(folder), "last_round": last}
 
 
 def experiment_lines(values: dict[str, Any]) -> list[str]:

@@ -176,6 +176,10 @@ async def serve(home: Home) -> None:
 
     settings = home.settings()
     inner = flower_app(home, settings)
+
+    def deactivate(node: int) -> object:
+        return inner.state.linkstate_factory.state().deactivate_node(node)  # type: ignore[attr-defined]
+
     largest = settings.public.largest_request_mib * 2**20
     common: dict[str, Any] = {"log_config": None, "access_log": False, "workers": 1, "server_header": False}
     inside = _Server(
@@ -188,7 +192,7 @@ async def serve(home: Home) -> None:
     )
     outside = _Server(
         uvicorn.Config(
-            public(inner, enrolment_app(home), largest),
+            public(inner, enrolment_app(home, deactivate), largest),
             host=settings.public.host,
             port=settings.public.port,
             lifespan="off",

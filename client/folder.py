@@ -1,0 +1,30 @@
+"""Make a hospital's folder: settings, keys and an empty state."""
+
+from pathlib import Path
+
+from clinimeta.client.config import TEMPLATE, Home
+from clinimeta.client.keys import make_keys
+from clinimeta.common.errors import UserError
+from clinimeta.common.files import write_atomically
+from clinimeta.common.private_files import make_private_folder
+
+
+def make_home(path: Path, *, address: str, data: str, port: int, health_port: int) -> Home:
+    """A new hospital's folder: settings, keys and an empty state.
+
+    Raises:
+        UserError: something is there already.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise UserError(
+            "the folder is not empty", where=str(path), expected="a new folder", remedy="choose another"
+        )
+    make_private_folder(path)
+    home = Home(path)
+    text = TEMPLATE.format(address=address, data=data, port=port, health_port=health_port)
+    write_atomically(path / "site.toml", text.encode())
+    home.settings()  # reads back
+    make_keys(home)
+    for folder in (home.state, home.flower):
+        make_private_folder(folder)
+    return home
