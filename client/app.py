@@ -32,7 +32,7 @@ Release = Callable[[Reply], RecordDict]
 
 
 def client_app(open_site: OpenSite, release: Release = lambda reply: to_flower(reply)) -> ClientApp:
-    """A ClientApp that answers for the site that `open_site` finds; all that leaves goes through `release`."""
+    """A ClientApp for the site that `open_site` finds; all that leaves goes through `release`."""
     app = ClientApp()
     sites: dict[int, Site] = {}
     tables: dict[int, dict[Schema, Table]] = {}

@@ -1,10 +1,9 @@
 """`clinimeta site check`: what stands in the way of this hospital, and what to do about it. Sends no data."""
 
-import os
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from urllib.request import getproxies, proxy_bypass
@@ -25,7 +24,14 @@ CLOCK_S = 5.0
 
 def examine(home: Home) -> list[Finding]:
     """All findings, the good ones too; those about data come from `clinimeta.client.sources.checking`."""
-    return [*_versions(), *_files(home), _disk(home), *_ports(home), _proxy(home, os.environ), *_coordinator(home)]
+    return [
+        *_versions(),
+        *_files(home),
+        _disk(home),
+        *_ports(home),
+        _proxy(home),
+        *_coordinator(home),
+    ]
 
 
 def _versions() -> Iterator[Finding]:
@@ -76,7 +82,7 @@ def _ports(home: Home) -> Iterator[Finding]:
                 yield Finding(about, "good", f"{port} is free")
 
 
-def _proxy(home: Home, environment: Mapping[str, str]) -> Finding:
+def _proxy(home: Home) -> Finding:
     host = home.settings().coordinator.address.rpartition(":")[0]
     proxy = getproxies().get("https", "")
     if not proxy:

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 WELL_S, UNWELL_S = 30.0, 2.0
 """How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
 
+
 def supernode(home: Home) -> Child:
     """Flower's SuperNode: it carries messages, and runs nothing itself."""
     environment = {
@@ -51,7 +52,7 @@ def open_site(home: Home) -> Site:
 
 
 class Standing(threading.Thread):
-    """Asks the coordinator now and then how this hospital stands there; `why` says it where it is not well."""
+    """Asks the coordinator now and then how this hospital stands; `why` says what is not well."""
 
     def __init__(self, home: Home) -> None:
         super().__init__(daemon=True)

@@ -122,9 +122,7 @@ def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str
         text = str(reply.json()["error"])
     except (ValueError, KeyError, TypeError):
         text = f"status {reply.status_code}"
-    raise UserError(
-        "the coordinator refuses", where=address, found=text, remedy="ask its operator"
-    )
+    raise UserError("the coordinator refuses", where=address, found=text, remedy="ask its operator")
 
 
 class _reaching:  # noqa: N801 (reads as a phrase)

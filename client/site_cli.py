@@ -119,6 +119,17 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
     typer.echo(f"daemon: {f'process {pid}' if pid else 'does not run'}; at the coordinator: {state}")
 
 
+@app.command()
+def check(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """Check settings, keys, table, disk, clock, proxy and the way to the coordinator; sends no data."""
+    from clinimeta.client.check import examine
+    from clinimeta.common.findings import require_no_fault, shown
+
+    findings = examine(_home(home))
+    typer.echo(shown(findings, as_json))
+    require_no_fault(findings)
+
+
 def _home(path: Path) -> "Home":
     from clinimeta.client.config import Home
 

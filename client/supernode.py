@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 def arguments(home: Home) -> list[str]:
-    """Flower's command line: TLS and our key, nothing started or installed, reached from this machine only."""
+    """Flower's command line: TLS and our key, nothing installed, reached from this machine only."""
     settings = home.settings()
     return [
         *("--superlink", settings.coordinator.address),

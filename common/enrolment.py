@@ -33,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a known hospital says: `status` asks how it stands, `started` tells that its SuperNode starts anew.
+    """What a known hospital says: `status` asks how it stands, `started` tells of its SuperNode's start.
 
     `at` is its clock (ISO 8601, UTC).
     """

@@ -1,11 +1,13 @@
 """Findings of a check: what was looked at, how it stands, and what to do about it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from clinimeta.common.errors import UserError
+
 State = Literal["good", "warning", "fault"]
-_RANK = ("good", "warning", "fault")
 _MARK = {"good": "ok   ", "warning": "note ", "fault": "FAULT"}
 
 
@@ -18,18 +20,23 @@ class Finding:
     text: str
     fix: str = ""
 
-    def to_json(self) -> dict[str, str]:
-        """As plain values."""
-        return asdict(self)
+
+def shown(findings: Sequence[Finding], as_json: bool) -> str:
+    """For a terminal, or as JSON."""
+    if as_json:
+        return json.dumps([asdict(finding) for finding in findings], indent=1)
+    return "\n".join(lines(findings))
 
 
-def worst(findings: Sequence[Finding]) -> State:
-    """The state of the worst.
+def require_no_fault(findings: Sequence[Finding]) -> None:
+    """Do nothing, if nothing has to be mended.
 
-    >>> worst([Finding("disk", "good", "3 GiB free"), Finding("clock", "warning", "2 s ahead")])
-    'warning'
+    Raises:
+        UserError: there is a fault.
     """
-    return max((finding.state for finding in findings), key=_RANK.index, default="good")
+    faults = [finding.about for finding in findings if finding.state == "fault"]
+    if faults:
+        raise UserError("something has to be mended first", found=", ".join(faults), remedy="as said above")
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:

@@ -7,7 +7,7 @@ what is installed here: a bundle is some bytes whose digest is looked at.
 import hashlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,7 +24,8 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -59,7 +60,7 @@ def tasks(
     """Tokens of tasks of one kind, as they come, until `stopping` is set; `beat` hears at each look whether
     the link answered.
     """
-    interceptors = [
+    interceptors: list[ProtobufClientInterceptor] = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
         SuperExecAuthHttpInterceptor(
             master_secret=desk.secret, protected_methods=["/flwr.proto.Runtime/AcquireTask"]
@@ -88,7 +89,7 @@ def taken(desk: Desk, token: str) -> Iterator[Task]:
     Flower's heartbeat raises SIGINT, so KeyboardInterrupt, where the run was stopped in the meantime.
     """
     retries = make_simple_http_retry_invoker()
-    interceptors = [
+    interceptors: list[ProtobufClientInterceptor] = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
         RuntimeTokenHttpInterceptor(token),
     ]
@@ -132,7 +133,9 @@ def stop_on_sigterm(stopping: threading.Event) -> None:
 
 
 @contextmanager
-def _client(desk: Desk, interceptors: list[object], retries: object = None) -> Iterator[RuntimeHttpClient]:
+def _client(
+    desk: Desk, interceptors: Sequence[ProtobufClientInterceptor], retries: RetryInvoker | None = None
+) -> Iterator[RuntimeHttpClient]:
     client = RuntimeHttpClient.from_server_address(
         desk.address, True, None, interceptors=interceptors, retry_invoker=retries
     )

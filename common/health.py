@@ -11,7 +11,7 @@ STALE_S = 60.0
 
 
 class Health:
-    """A small server in a thread. Alive: `beat` was called within a minute. Ready: `ready` was called last."""
+    """A small server in a thread. Alive: `beat` was called within a minute; ready: `ready` was."""
 
     def __init__(self, port: int) -> None:
         self.registry = CollectorRegistry()

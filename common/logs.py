@@ -1,4 +1,4 @@
-"""Structured logs of the daemons: a JSON object a line, on stderr, of names and counts and never of values."""
+"""Structured logs of the daemons: a JSON object a line, of names and counts, never of values."""
 
 import logging
 import sys
@@ -8,7 +8,9 @@ import structlog
 
 def log_to_stderr() -> None:
     """Let our loggers write JSON lines to stderr, from information on; libraries from warnings on."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -93,7 +93,9 @@ def in_background(arguments: Sequence[str], lock: Path, log: Path, ready: str, p
             with log.open("rb") as written:
                 written.seek(began)
                 said = written.read()[-2000:].decode(errors="replace").strip()
-            raise UserError("it did not start", where=str(log), found=said, remedy="mend that, then try again")
+            raise UserError(
+                "it did not start", where=str(log), found=said, remedy="mend that, then try again"
+            )
         try:
             with urllib.request.urlopen(ready, timeout=2) as answer:  # noqa: S310 (loopback)
                 if answer.status == 200:

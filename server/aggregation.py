@@ -7,7 +7,7 @@ the round goes on without it and the run's report names it.
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,13 +31,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The accepted meta-gradients combined, what they stand for, and who was refused why."""
+    """The accepted meta-gradients combined, what they stand for, and who was refused why.
+
+    `by_site` holds each hospital's own metrics, where answers come in clear.
+    """
 
     gradient: Params | None
     weight: float
     metrics: Mapping[str, Mean]
     accepted: tuple[str, ...]
     refused: Mapping[str, str]
+    by_site: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def check(
@@ -110,7 +114,8 @@ def aggregate(
         }
     elif len(accepted) >= rule.least_sites:
         gradient = combine(_stacked([replies[site] for site in accepted], like), rule)
-    return Aggregate(gradient, weight, measured, accepted, refused)
+    by_site = {s: {name: mean.value for name, mean in replies[s].metrics.items()} for s in accepted}
+    return Aggregate(gradient, weight, measured, accepted, refused, by_site)
 
 
 def outsized(sizes: Mapping[str, float], limits: Limits) -> dict[str, str]:

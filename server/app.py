@@ -248,6 +248,7 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
             seconds=time.monotonic() - started,
             curve=job.curve(state.round, state.params),
             rollbacks=len(undone),
+            by_site=done.aggregate.by_site,
         )
         _log(summary, done, undone)
         job.run_dir.append_round(summary)  # before the checkpoint: a resumed run drops it, never misses it

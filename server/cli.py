@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinimeta.common.errors import UserError
-
 if TYPE_CHECKING:
     from clinimeta.server.config import Home
     from clinimeta.server.database import Database
 
 app = typer.Typer(
-    help="Run the coordinator of a federation. Example: clinimeta coordinator init hub --name-in-certificate hub.example.org.",
+    help="Run the coordinator of a federation. Example: clinimeta coordinator init hub.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -45,7 +43,7 @@ def init(
         list[str] | None,
         typer.Option(
             "--name-in-certificate",
-            help="Host name or address that hospitals will use; may be given several times. Asked for if left out.",
+            help="Host name or address that hospitals use; repeat for more. Asked for if left out.",
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="The federation's name, as hospitals will read it.")] = "",
@@ -61,7 +59,9 @@ def init(
     """
     from clinimeta.server.daemon import make_home
 
-    asked = names or typer.prompt("Host names or addresses that hospitals will use (comma between)").split(",")
+    asked = names or typer.prompt("Host names or addresses that hospitals will use (comma between)").split(
+        ","
+    )
     named = [text.strip() for text in asked if text.strip()]
     home = make_home(
         folder,
@@ -123,9 +123,12 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
 @app.command()
 def doctor(home: HomeOption = HERE, as_json: Json = False) -> None:
     """Check the folder, keys, certificate, ports and disk; each finding with what to do about it."""
+    from clinimeta.common.findings import require_no_fault, shown
     from clinimeta.server.doctor import examine
 
-    _report(examine(_home(home)), as_json)
+    findings = examine(_home(home))
+    typer.echo(shown(findings, as_json))
+    require_no_fault(findings)
 
 
 @app.command()
@@ -133,9 +136,7 @@ def invite(
     site: Annotated[str, typer.Argument(help="The hospital's name, as all will read it.")],
     home: HomeOption = HERE,
     hours: Annotated[float, typer.Option(min=0.02, max=720, help="How long the token lives.")] = 48.0,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="Whoever uses the token is approved by that.")
-    ] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="Whoever uses the token is approved by that.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a one-time token for a hospital. Give it to them by a way that nobody else reads.
@@ -162,9 +163,7 @@ def rotate(
     from clinimeta.server import enrolment
 
     found, database = _opened(home)
-    token = enrolment.invite(
-        database, site, timedelta(hours=hours), _who(), automatic=auto, purpose="rotate"
-    )
+    token = enrolment.invite(database, site, timedelta(hours=hours), _who(), automatic=auto, purpose="rotate")
     _token(found, token, site, hours, as_json)
 
 
@@ -347,15 +346,3 @@ def _table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
         typer.echo("  ".join(f"{key:<{widths[key]}}" for key in columns).rstrip())
         for row in rows:
             typer.echo("  ".join(f"{row[key]!s:<{widths[key]}}" for key in columns).rstrip())
-
-
-def _report(findings: Sequence[Any], as_json: bool) -> None:
-    from clinimeta.common.findings import lines, worst
-
-    if as_json:
-        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
-    else:
-        for line in lines(findings):
-            typer.echo(line)
-    if worst(findings) == "fault":
-        raise UserError("something has to be mended first", remedy="see above")

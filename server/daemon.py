@@ -1,4 +1,4 @@
-"""The coordinator's daemon: keeps the SuperLink and the round loops running, and Flower in line with the database."""
+"""The coordinator's daemon: keeps SuperLink and round loops running, and Flower in line with the database."""
 
 import secrets
 import signal

@@ -16,7 +16,9 @@ from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
 
-_NOBODY = "no hospital has this key, or it did not sign this, or not just now (clocks at most 5 minutes apart)"
+_NOBODY = (
+    "no hospital has this key, or it did not sign this, or not just now (clocks at most 5 minutes apart)"
+)
 
 Short = Annotated[str, StringConstraints(max_length=4096)]
 

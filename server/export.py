@@ -45,7 +45,9 @@ def export(home: Home, database: Database, name: str, out: Path) -> list[Path]:
     found = experiments.find(database, name)
     if found.state != "finished":
         raise UserError(
-            "there is no model yet", found=f"{name}: {found.state}", remedy=f"wait for it: clinimeta show {name}"
+            "there is no model yet",
+            found=f"{name}: {found.state}",
+            remedy=f"wait for it: clinimeta show {name}",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("the output folder is not empty", where=str(out), remedy="choose another")
@@ -56,7 +58,11 @@ def export(home: Home, database: Database, name: str, out: Path) -> list[Path]:
     manifest = {**run_dir.manifest(), "model_sha256": hashlib.sha256(data).hexdigest()}
     card = model_card(study, model, manifest, run_dir.rounds())
     out.mkdir(parents=True, exist_ok=True)
-    files = {MODEL: data, MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(), CARD: card.encode()}
+    files = {
+        MODEL: data,
+        MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(),
+        CARD: card.encode(),
+    }
     for file, content in files.items():
         (out / file).write_bytes(content)
     return [out / file for file in files]
@@ -109,8 +115,8 @@ def privacy_words(plan: Plan) -> str:
         "masked": "Secure aggregation: the coordinator saw sums over hospitals only.",
     }[protection.answers]
     if not protection.epsilon:
-        return f"{seen} No noise was added: the model is not differentially private, and may tell of its patients."
+        return f"{seen} No noise was added: the model may tell of its patients (no differential privacy)."
     return (
         f"{seen} Differential privacy: epsilon {protection.epsilon:g} at delta {protection.delta:g} for each "
-        f"patient, over the whole training (noise {protection.noise_multiplier:.3g} times one patient's reach)."
+        f"patient, over all rounds (noise {protection.noise_multiplier:.3g} times a patient's reach)."
     )

@@ -166,7 +166,7 @@ class Link:
         replies: dict[int, Reply | Failure] = {}
         look_at = self._clock.now() + LOOK_S
         while open_nodes:
-            for message in self._pull([id for id, node in waiting.items() if node in open_nodes]):
+            for message in self._pull([key for key, node in waiting.items() if node in open_nodes]):
                 # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
                 if node in open_nodes:

@@ -7,6 +7,7 @@ next one for the same experiment goes on from the checkpoint, and repeats or ski
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -108,6 +109,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
             experiments.update(database, name, state="failed", detail=str(error))
             return
     finish(study, run_dir, outcome)
+    run_dir.write_manifest(manifest_of(home, found, job, outcome))
     experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
 
 
@@ -127,6 +129,26 @@ def finish(study: Study, run_dir: RunDir, outcome: Outcome) -> None:
     plan = study.plan(study.arm(study.primary), study.seeds[0])
     model = TrainedModel(plan, outcome.state.params, outcome.temperatures)
     run_dir.write_bytes("model.safetensors", model.to_bytes())
+
+
+def manifest_of(
+    home: Home, experiment: experiments.Experiment, job: Job, outcome: Outcome
+) -> dict[str, object]:
+    """Where the model is from; hospitals' sizes as the ranges that they told."""
+    return {
+        "experiment": experiment.id,
+        "coordinator": home.settings().name,
+        "study": experiment.study,
+        "plan": job.plan.digest,
+        "software": f"clinimeta {version('clinimeta')}, flwr {version('flwr')}, torch {version('torch')}",
+        "started": experiment.made_at,
+        "finished": enrolment.now().isoformat(),
+        "submissions": experiment.submissions,
+        "sites": {
+            site: {"rows_from": said.rows_from, "rows_to": said.rows_to, "software": said.software}
+            for site, said in sorted(outcome.introductions.items())
+        },
+    }
 
 
 def _on_round(database: Database, name: str) -> Callable[[RoundSummary], None]:

@@ -60,12 +60,15 @@ def experiment_lines(values: dict[str, Any]) -> list[str]:
     """The same for a terminal."""
     last = values["last_round"]
     lines = [
-        f"{values['id']}: study {values['study']}, {values['state']}, round {values['round']} of {values['rounds']}",
+        f"{values['id']}: study {values['study']}, {values['state']}",
+        f"round {values['round']} of {values['rounds']}",
         f"hospitals: {', '.join(values['participants'])}",
     ]
     if values["detail"]:
         lines.append(f"because: {values['detail']}")
     if last:
         lines.append(f"last round: {json.dumps(last)}")
-    lines.append(f"started {values['made_at']}, submitted {values['submissions']} times, in {values['folder']}")
+    lines.append(
+        f"started {values['made_at']}, submitted {values['submissions']} times, in {values['folder']}"
+    )
     return lines

@@ -1,8 +1,8 @@
 """Flower's SuperLink in one process with two listeners: hospitals reach one, this machine the other.
 
-Run as `python -m clinimeta.server.superlink FOLDER`. flwr serves its Fleet, Control and Runtime APIs on one
-port, and its Control API asks nobody who they are. So the public listener passes on exactly the requests that a
-SuperNode makes (and enrolment and health) and answers 404 to all others; the inner listener is on
+Run as `python -m clinimeta.server.superlink FOLDER`. flwr serves its Fleet, Control and Runtime APIs on
+one port, and its Control API asks nobody who they are. So the public listener passes on only what a SuperNode
+asks for (and enrolment and health), and answers 404 to all others; the inner listener is on
 loopback, and its Control API needs a secret.
 """
 

@@ -32,7 +32,8 @@ class RoundSummary:
 
     `training` names seed, split and arm. `metrics` are means over the hospitals' query sets after
     adaptation. `curve` holds scores at unseen hospitals, never used to choose anything. `rollbacks`
-    counts the steps that the hold-out gate undid in this round.
+    counts the steps that the hold-out gate undid in this round. `by_site` has each hospital's own metrics,
+    where answers come in clear.
     """
 
     training: str
@@ -49,6 +50,7 @@ class RoundSummary:
     seconds: float
     curve: Mapping[str, float]
     rollbacks: int = 0
+    by_site: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def begin(

@@ -42,7 +42,9 @@ def _training(hospital: Hospital) -> Records:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records]) -> Iterator[Federation]:
+def federation(
+    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records]
+) -> Iterator[Federation]:
     """All of it, running."""
     federation = federation_of(tmp_path_factory.mktemp("federation"), tables)
     yield federation

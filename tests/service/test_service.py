@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from daemons import Daemon, Federation, federation_of, held_at, pause_at, until
+from daemons import Federation, held_at, pause_at, until
 from simulated import simulated
 
 from clinimeta.common.study import Study
 from clinimeta.common.tasks.table import Records
 
-pytestmark = [pytest.mark.service, pytest.mark.data, pytest.mark.timeout(400), pytest.mark.xdist_group("service")]
+pytestmark = [
+    pytest.mark.service,
+    pytest.mark.data,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("service"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,9 @@ def test_the_four_heart_disease_hospitals_give_the_same_model_as_the_simulation(
     assert [row["accepted"] for row in federation.rounds(name)] == [4] * experiment["rounds"]
 
 
-def disturbed(federation: Federation, study_text: str, disturb: Callable[[str], None], expected: bytes) -> None:
+def disturbed(
+    federation: Federation, study_text: str, disturb: Callable[[str], None], expected: bytes
+) -> None:
     name = federation.run(study_text)
     disturb(name)
     experiment = federation.finished(name)

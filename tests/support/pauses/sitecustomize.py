@@ -1,7 +1,8 @@
 """Loaded by Python at the start of each daemon under test: holds a process at a chosen function, once.
 
 CLINIMETA_TEST_PAUSE is "MODULE:FUNCTION:MARKER[:SKIP]": when FUNCTION (of MODULE, or CLASS.METHOD) is called,
-MARKER is made, with the pid in it, and the call waits until somebody kills the process. SKIP calls pass first.
+MARKER is made, with the pid in it, and the call waits until somebody kills the process. The first SKIP
+calls pass.
 """
 
 import os
