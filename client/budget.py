@@ -150,26 +150,14 @@ class Budget:
             BudgetFileError: the file cannot be used.
             ValueError: the noise multiplier is not positive.
         """
-        if not 0 < answer.multiplier < math.inf:
-            raise ValueError(f"the noise multiplier is {answer.multiplier}, expected over 0")
         with self._transaction() as database:
-            before = _recorded(database, answer)
+            before = _require_allowed(database, answer, allowance)
             if before is not None:
                 return Reservation(before, again=True)
-            promised = database.execute(
-                "SELECT epsilon, delta FROM studies WHERE study = ?", (answer.study,)
-            ).fetchone()
-            if promised is None:
-                database.execute(
-                    "INSERT INTO studies VALUES (?, ?, ?)", (answer.study, allowance.epsilon, allowance.delta)
-                )
-            elif Allowance(*promised) != allowance:
-                raise BudgetConflictError(
-                    f"this study was promised epsilon {promised[0]:g} at delta {promised[1]:g} when it "
-                    f"began, not epsilon {allowance.epsilon:g} at delta {allowance.delta:g}"
-                )
-            _require_left("study", _multipliers(database, answer.study), answer, allowance)
-            _require_left("lifetime", _multipliers(database), answer, _lifetime(database))
+            database.execute(
+                "INSERT OR IGNORE INTO studies VALUES (?, ?, ?)",
+                (answer.study, allowance.epsilon, allowance.delta),
+            )
             key = self.new_key()
             database.execute(
                 "INSERT INTO answers (study, run, round, attempt, content, multiplier, sensitivity, at, "
@@ -181,6 +169,15 @@ class Budget:
                 ),
             )
         return Reservation(key, again=False)
+
+    def require(self, answer: Answer, allowance: Allowance) -> None:
+        """Raise what `reserve` would raise, and record nothing: to ask before a record is looked at.
+
+        Raises:
+            BudgetError, BudgetFileError, ValueError: as `reserve`.
+        """
+        with self._transaction() as database:
+            _require_allowed(database, answer, allowance)
 
     def forget_keys(self, run: str, before_round: int) -> None:
         """Erase the keys of a run's earlier rounds: nobody needs them again, and they undo the noise.
@@ -260,6 +257,30 @@ class Budget:
                 expected="a file that clinimeta made, on a disk that can be written",
                 remedy="restore the newest backup; what was released since is missing in it",
             ) from None
+
+
+def _require_allowed(database: sqlite3.Connection, answer: Answer, allowance: Allowance) -> bytes | None:
+    """The key of the same answer if it was recorded; None where it was not, and may be.
+
+    Raises:
+        BudgetError, ValueError: as `Budget.reserve`.
+    """
+    if not 0 < answer.multiplier < math.inf:
+        raise ValueError(f"the noise multiplier is {answer.multiplier}, expected over 0")
+    before = _recorded(database, answer)
+    if before is not None:
+        return before
+    promised = database.execute(
+        "SELECT epsilon, delta FROM studies WHERE study = ?", (answer.study,)
+    ).fetchone()
+    if promised is not None and Allowance(*promised) != allowance:
+        raise BudgetConflictError(
+            f"this study was promised epsilon {promised[0]:g} at delta {promised[1]:g} when it "
+            f"began, not epsilon {allowance.epsilon:g} at delta {allowance.delta:g}"
+        )
+    _require_left("study", _multipliers(database, answer.study), answer, allowance)
+    _require_left("lifetime", _multipliers(database), answer, _lifetime(database))
+    return None
 
 
 def _recorded(database: sqlite3.Connection, answer: Answer) -> bytes | None:

@@ -7,15 +7,15 @@ a snapshot or a backup forgets blocks that were overwritten.
 
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from clinimeta.common.errors import UserError
+from clinimeta.client.private import make_private, require_private
 from clinimeta.common.secagg.terms import RoundKey
 
 FILE = "rounds.sqlite"
+_SHOWN = "the site's secrets would not be private"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answered (
@@ -39,12 +39,11 @@ class SqliteJournal:
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _must_be_private(folder, 0o700)
+        make_private(folder, _SHOWN)
         path = folder / FILE
         if not path.is_symlink():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        _must_be_private(path, 0o600)
+        require_private(path, 0o600, _SHOWN)
         self._clock = clock
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
@@ -101,15 +100,3 @@ class SqliteJournal:
 
     def _truncate(self) -> None:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _must_be_private(path: Path, mode: int) -> None:
-    found = path.lstat()
-    if path.is_symlink() or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & ~mode:
-        raise UserError(
-            "the site's secrets would not be private",
-            where=str(path),
-            found=f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}",
-            expected=f"mode {mode:04o}, owner {os.getuid()}, no link",
-            remedy=f"chmod {mode:o} {path}",
-        )

@@ -23,7 +23,9 @@ from clinimeta.common.records import (
     Refusal,
 )
 from clinimeta.common.secagg import messages
-from clinimeta.common.secagg.messages import MaskedRequest, Request
+from clinimeta.common.secagg.messages import AdvertRequest, MaskedRequest, Request, UnmaskRequest
+from clinimeta.common.secagg.messages import Answer as SecureAnswer
+from clinimeta.common.secagg.refusal import CODES
 from clinimeta.common.secagg.ring import Contribution, rounding_key
 from clinimeta.common.secagg.site import Opened
 from clinimeta.common.secagg.site import Site as Party
@@ -61,8 +63,11 @@ def quantised(
 def masking(party: Party, order: MaskingOrder, contribute: Callable[[Opened], Contribution]) -> Masking:
     """The answers of secure aggregation's five phases; `contribute` is called in the third only.
 
+    A plan whose approval was withdrawn meanwhile gets no further answer but the last phase's: by then the sum
+    is agreed on, and the others may need this site's shares to open it.
+
     Raises:
-        RecordError: what came is no request, or not of this round.
+        RecordError: what came is no request, or not of this round and its plan.
         Unable: from `contribute`.
     """
     answers = []
@@ -70,18 +75,27 @@ def masking(party: Party, order: MaskingOrder, contribute: Callable[[Opened], Co
         request = messages.from_bytes(data)
         if not isinstance(request, Request):
             raise RecordError("an answer in a request's place")
-        if isinstance(request, MaskedRequest):
+        opened = None if isinstance(request, AdvertRequest) else party.opened(request.key)
+        answer: SecureAnswer | messages.Refusal
+        if _is_withdrawn(party, request, opened):
+            code = "plan_not_approved"
+            answer = messages.Refusal(party.name, messages.phase_of(request), code, CODES[code])
+        elif isinstance(request, MaskedRequest):
             if (request.key.run, request.key.round) != (order.run, order.round):
                 raise RecordError("a request of another round")
-            if hashlib.sha256(order.plan).digest() not in party.policy.plans:
-                raise RecordError("a plan that the site has not approved")
-            opened = party.opened(request.key)
+            if opened is not None and hashlib.sha256(order.plan).digest() != opened.terms.plan_digest:
+                raise RecordError("another plan than the terms name")
             train = functools.partial(contribute, opened) if opened is not None else None
             answer = party.answer(request, train or _nothing, model_digest(order.plan, order.params))
         else:
             answer = party.answer(request)
         answers.append(messages.to_bytes(answer))
     return Masking(order.nonce, order.run, party.name, tuple(answers))
+
+
+def _is_withdrawn(party: Party, request: Request, opened: Opened | None) -> bool:
+    waits = opened is not None and not isinstance(request, UnmaskRequest)
+    return waits and opened is not None and opened.terms.plan_digest not in party.policy.plans
 
 
 def contributed(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from clinimeta.common import metrics
+from clinimeta.common.applications import APPLICATIONS
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import digest
 from clinimeta.common.plan import Plan
@@ -95,9 +96,7 @@ def columns_of(plan: Plan) -> tuple[Column, ...]:
     ways = plan.episodes.ways if plan.episodes.draw == "per_class" else 1
     rows = float(plan.episodes.tasks * plan.episodes.query * ways)
     columns = [Column(WEIGHT, largest_weight(plan))]
-    if plan.protection.noise_multiplier:
-        return tuple(columns)
-    for name in _metric_names(plan.canonical()):
+    for name in metrics_of(plan):
         columns += [Column(f"{name}.total", LARGEST_METRIC * rows), Column(f"{name}.weight", rows)]
     return tuple(columns)
 
@@ -117,8 +116,10 @@ def contribution(plan: Plan, gradient: Params, weight: float, measured: Mapping[
 
 def combined(plan: Plan, total: Contribution, template: Params) -> tuple[Params, float, dict[str, Mean]]:
     """The sum over sites as it was before: meta-gradient (float64), weight, metrics."""
-    names = () if plan.protection.noise_multiplier else _metric_names(plan.canonical())
-    found = {name: Mean(total.columns[f"{name}.total"], total.columns[f"{name}.weight"]) for name in names}
+    found = {
+        name: Mean(total.columns[f"{name}.total"], total.columns[f"{name}.weight"])
+        for name in metrics_of(plan)
+    }
     return unflatten(total.vector, template), total.columns[WEIGHT], found
 
 
@@ -134,12 +135,23 @@ def unflatten(vector: np.ndarray, template: Params) -> Params:
     return {name: part.reshape(template[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
+def metrics_of(plan: Plan) -> tuple[str, ...]:
+    """The metrics that travel with the plan's answers, in order of name; none under a promise.
+
+    Raises:
+        StudyError: an unknown application.
+    """
+    if plan.protection.noise_multiplier:
+        return ()
+    return _metric_names(plan.application)
+
+
 @functools.lru_cache(maxsize=64)
-def _metric_names(canonical: bytes) -> tuple[str, ...]:
-    """What the plan's objective measures, found by measuring two rows of nothing."""
-    objective = Plan.from_bytes(canonical).learner().objective
-    targets = torch.zeros(2, dtype=torch.long if objective.classes else torch.float32)
-    measured = objective.metrics(torch.zeros(2, objective.outputs), Examples({}, targets, torch.ones(2)))
+def _metric_names(application: str) -> tuple[str, ...]:
+    """What the objective measures, of any number of classes: found by measuring two rows of nothing."""
+    objective = APPLICATIONS.build(application, {}, classes=2)
+    nothing = Examples({}, torch.zeros(2, dtype=torch.long), torch.ones(2))
+    measured = objective.metrics(torch.zeros(2, objective.outputs), nothing)
     return tuple(sorted(set(measured) & metrics.ALLOWED))
 
 

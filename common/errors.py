@@ -6,7 +6,8 @@ ClinimetaError
 │   ├── DataError           a table: file, row, column
 │   ├── MissingDataError    a data set that is neither here nor downloadable
 │   ├── RunDirError         a run directory that is missing, foreign or half written
-│   └── BudgetFileError     a privacy budget's file: missing, foreign, damaged, or open to others
+│   ├── BudgetFileError     a privacy budget's file: missing, foreign, damaged, or open to others
+│   └── ApprovalError       a plan to approve or withdraw: none such, or its record is damaged
 ├── BudgetError             the hospital: an answer that its privacy budget does not allow
 │   ├── BudgetSpentError    it would cost more than was promised to the patients
 │   └── BudgetConflictError it is not what was recorded under this name
@@ -78,6 +79,10 @@ class RunDirError(UserError):
 
 class BudgetFileError(UserError):
     """The file of a site's privacy budget cannot be used; nothing may be released without it."""
+
+
+class ApprovalError(UserError):
+    """A plan cannot be found, approved or withdrawn as asked, or the record of it cannot be used."""
 
 
 class BudgetError(ClinimetaError):

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import IO
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write `data` under a temporary name beside `path`, to the disk, and then give it its name.
+
+    `mode` is what the file may be used for at most, less what the process's umask takes away.
 
     Raises:
         OSError: the folder cannot be written; `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that died: its mode may be another
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             sync(file)
         temporary.replace(path)

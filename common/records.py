@@ -89,7 +89,8 @@ class Quantised:
 class MaskingOrder:
     """One or two requests of secure aggregation (`secagg.messages`), as bytes.
 
-    `plan` and `params` come with the request for the masked vector; else they are empty.
+    `plan` and `params` come with the request for the masked vector, and `plan` alone with the first request
+    of a conversation, so that a hospital sees it before it agrees to anything; else they are empty.
     """
 
     nonce: str
@@ -146,12 +147,27 @@ REFUSALS = {
     "bad_order": "the order could not be read, or its parameters do not fit its plan",
     "bad_plan": "the plan names something that this site does not have",
     "table_mismatch": "the site's table does not have the plan's columns",
-    "too_few_rows": "the site has too few rows for a single task",
+    "too_few_rows": "the site has too few rows for a single task, or for its own policy",
     "not_finite": "the site's own result was not finite",
     "not_protected": "the order asks for an answer with less protection than its plan promises",
     "budget_spent": "the answer would cost patients more privacy than they were promised",
     "no_identity": "the site has no key and roster, which secure aggregation needs",
     "internal": "the site failed; its own log says why",
+    # by the site's own policy, before a record is looked at
+    "too_large": "the order, its plan or its answer is larger than the site allows",
+    "not_approved": "nobody at the site has approved this plan, or the approval was withdrawn or has ended",
+    "too_many_rounds": "the site has given as many answers today as it allows",
+    "algorithm_not_allowed": "the site does not allow the plan's algorithm",
+    "model_not_allowed": "the site does not allow the plan's model",
+    "column_not_allowed": "the plan reads a column that the site does not allow",
+    "secure_aggregation_required": "the site gives no answer that the coordinator could read alone",
+    "cohort_too_small": "the plan lets a sum over fewer hospitals be opened than the site allows",
+    "too_few_tasks": "what the coordinator would see is a sum over fewer tasks than the site allows",
+    "promise_required": "the site answers only with noise that hospitals add, for a promise to each patient",
+    "promise_too_weak": "the plan promises patients less privacy than the site calls a promise",
+    "no_budget": "the site has no privacy budget, which a promise to its patients needs",
+    "metric_not_allowed": "a metric would leave that the site does not allow",
+    "calibration_not_allowed": "the site does not measure temperatures",
 }
 """Why a site says no: code -> what it means."""
 

@@ -31,7 +31,7 @@ from clinimeta.common.records import (
 from clinimeta.common.secagg import messages, protocol
 from clinimeta.common.secagg.coordinator import Outcome
 from clinimeta.common.secagg.identity import Roster
-from clinimeta.common.secagg.messages import Answer, MaskedRequest, Refusal
+from clinimeta.common.secagg.messages import AdvertRequest, Answer, MaskedRequest, Refusal
 from clinimeta.common.secagg.protocol import Replies as Answers
 from clinimeta.common.secagg.protocol import Rounds, Trip
 from clinimeta.common.secagg.ring import Contribution, Ring
@@ -277,11 +277,12 @@ class MaskedRounds:
         orders = {}
         for site, requests in trip.items():
             trains = any(isinstance(request, MaskedRequest) for request in requests)
+            begins = all(isinstance(request, AdvertRequest) for request in requests)
             orders[site] = MaskingOrder(
                 self.nonce(),
                 self._run,
                 number,
-                self.plan.canonical() if trains else b"",
+                self.plan.canonical() if trains or begins else b"",
                 tuple(messages.to_bytes(request) for request in requests),
                 self._params if trains else {},
             )
