@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -55,7 +55,7 @@ def hyperparameters(kind: type) -> type[BaseModel]:
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> StudyError:
     """Turn pydantic's first complaint into one that a person can act on."""
     first = error.errors()[0]
-    path = _dotted(first["loc"])
+    path = _dotted(first["loc"], model)
     found = _kind_of(first.get("input"))
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
@@ -71,6 +71,18 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Study
         return StudyError(
             f"the key '{path}' is missing{more}", where=where, remedy=f"add '{path}' to the file"
         )
+    if first["type"].startswith("union_tag_"):  # the key that says which kind of table it is
+        context = first["ctx"]
+        key = f"{path}.{context['discriminator'].strip(chr(39))}".removeprefix(".")
+        tags = context.get("expected_tags", "").replace("'", "").split(", ")
+        return StudyError(
+            f"there is no '{context['tag']}' for the key '{key}'{more}"
+            if "tag" in context
+            else f"the key '{key}' is missing{more}",
+            where=where,
+            expected=nearest(context["tag"], tags) if "tag" in context else "",
+            remedy="correct the value" if "tag" in context else f"add '{key}' to the file",
+        )
     return StudyError(
         f"the key '{path}' has a value that does not fit{more}" if path else f"the settings do not fit{more}",
         where=where,
@@ -84,13 +96,15 @@ _UNION_TAG = re.compile(r"(constrained-|function-|literal\[|tuple\[|nullable\[)|
 """What pydantic puts into a location for the member of a union that it tried; no key of ours looks so."""
 
 
-def _dotted(location: tuple[int | str, ...]) -> str:
-    path = ""
+def _dotted(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    path, current = "", model
     for part in location:
+        inner, is_key = _inside(current, part)
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not _UNION_TAG.match(part):
+        elif is_key and not _UNION_TAG.match(part) and part != "[key]":
             path += f".{part}" if path else part
+        current = inner
     return path
 
 
@@ -101,31 +115,46 @@ def _kind_of(value: object) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are valid where `location` leads, walking through lists and nested settings."""
+    """The keys that are valid where `location` leads, through lists, tables by name and nested settings."""
     current: Any = model
     for part in location:
-        if isinstance(part, int):
-            continue
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            return []
-        field = current.model_fields.get(part)
-        if field is None:
-            return []
-        current = _inner_model(field.annotation)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+        current, _ = _inside(current, part)
+    settings = _models(current)
+    return list(settings[0].model_fields) if settings else []
 
 
-def _inner_model(annotation: Any) -> Any:
-    """The settings class inside `X`, `X | None`, `tuple[X, ...]`."""
+def _inside(annotation: Any, part: int | str) -> tuple[Any, bool]:
+    """The type one step into a value, and whether the step is a key (else pydantic's tag for a union)."""
+    if isinstance(part, int):
+        return annotation, True
+    models = _models(annotation)
+    for model in models:
+        if len(models) > 1 and any(part == field.default for field in model.model_fields.values()):
+            return model, False
+    for model in models:
+        if part in model.model_fields:
+            return model.model_fields[part].annotation, True
+    return _by_name(annotation), True
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that a value may be: `X`, `X | None`, `Annotated[X | Y, ...]`, `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _inner_model(inner)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [] if _is_by_name(annotation) else [m for a in get_args(annotation) for m in _models(a)]
+
+
+def _by_name(annotation: Any) -> Any:
+    """What stands in a table whose keys are free: `X` of `Mapping[str, X]`."""
+    inner = get_args(annotation)
+    if _is_by_name(annotation):
+        return inner[1]
+    return next((found for a in inner if (found := _by_name(a)) is not None), None)
+
+
+def _is_by_name(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def is_number(value: object) -> bool:

@@ -11,8 +11,14 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+
+from clinimeta.client.sources import SOURCES
+from clinimeta.client.sources.mapping import Columns, Scale, Translation, Values
 from clinimeta.common.errors import DataError, nearest
+from clinimeta.common.settings import Settings
 from clinimeta.common.tasks.table import Records
 
 SUFFIXES = (".csv", ".csv.gz")
@@ -20,6 +26,26 @@ LISTED_FILES = 10
 
 Line = tuple[int, list[str]]
 """The number of a line (of its last one, where a quoted cell breaks the line) and its cells."""
+
+
+@SOURCES.register("csv")
+class CsvSource(Settings):
+    """A CSV file with a header line, in UTF-8, gzipped where its name ends in `.gz`."""
+
+    kind: Literal["csv"] = "csv"
+    path: str
+    columns: Columns = Field(default_factory=dict)
+    values: Values = Field(default_factory=dict)
+    scale: Scale = Field(default_factory=dict)
+
+    @property
+    def translation(self) -> Translation:
+        """The mapping as written."""
+        return Translation(self.columns, self.values, self.scale)
+
+    def read(self, folder: Path) -> Records:
+        """All lines of the file; see `read_csv`."""
+        return read_csv(folder / self.path)
 
 
 def read_csv(path: Path) -> Records:

@@ -23,15 +23,28 @@ MISSING_CELLS = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL"})
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Rows as a source gives them: column -> text cells. `where` names the source in messages."""
+    """Rows as a source gives them: column -> text cells. `where` names the source in messages.
+
+    `places` says where each row stands in a source that is no text file ("row 3"); without it a row is a
+    line, counted from `first_line`.
+    """
 
     where: str
     cells: Mapping[str, Sequence[str]]
     first_line: int = 2
+    places: Sequence[str] = ()
 
     def __len__(self) -> int:
         """The number of rows."""
         return len(next(iter(self.cells.values()), ()))
+
+    def place(self, row: int) -> str:
+        """Where a row stands in the source, for messages.
+
+        >>> Records("ulm.csv", {"age": ["63", "41"]}).place(1)
+        'line 3'
+        """
+        return self.places[row] if self.places else f"line {self.first_line + row}"
 
     def __repr__(self) -> str:
         """Name and size only: cells are patients' values."""
@@ -164,6 +177,26 @@ def read_targets(schema: Schema, records: Records) -> Shaped[np.ndarray, " rows"
     )
 
 
+def unusable_rows(schema: Schema, records: Records, name: str) -> tuple[int, ...]:
+    """The rows whose cell in this column, an input or the target, `encode` would refuse."""
+    cells = _cells(records, name)
+    column = next((c for c in schema.columns if c.name == name), Column(name=name))
+    missing = "refuse" if name == schema.target else schema.missing
+    levels = schema.classes if name == schema.target else column.levels
+
+    def fits(row: int, cell: str) -> bool:
+        try:
+            if not levels:
+                _number(cell, column, records, row, missing)
+            elif missing == "refuse" or cell.strip() not in MISSING_CELLS:
+                _level(cell, levels, name, records, row)
+        except DataError:
+            return False
+        return True
+
+    return tuple(row for row, cell in enumerate(cells) if not fits(row, cell))
+
+
 def describe_cell(cell: str) -> str:
     """What kind of thing a cell holds, without showing it.
 
@@ -241,7 +274,7 @@ def _level(cell: str, levels: Sequence[str], name: str, records: Records, row: i
 def _bad_cell(cell: str, name: str, records: Records, row: int, wanted: str) -> DataError:
     return DataError(
         f"a cell in column '{name}' cannot be used",
-        where=f"{records.where}, line {records.first_line + row}, column '{name}'",
+        where=f"{records.where}, {records.place(row)}, column '{name}'",
         found=describe_cell(cell),
         expected=wanted,
         remedy="correct the cell, or leave the row out",

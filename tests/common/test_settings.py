@@ -9,7 +9,7 @@ import pytest
 from annotated_types import Ge, MinLen
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError, model_validator
+from pydantic import Discriminator, ValidationError, model_validator
 from typing_extensions import TypedDict
 
 from clinimeta.common.errors import (
@@ -46,8 +46,19 @@ class Deeper(TypedDict):
     rate: float
 
 
+class Near(Settings):
+    kind: Literal["near"] = "near"
+    miles: float = 1.0
+
+
+class Far(Settings):
+    kind: Literal["far"] = "far"
+    light_years: int
+
+
 class Group(Settings):
     name: str
+    origins: Mapping[str, Annotated[Near | Far, Discriminator("kind")]] = {}
     inner: Inner = Inner()
     several: tuple[Inner, ...] = ()
     maybe: Inner | None = None
@@ -110,6 +121,7 @@ def test_settings_do_not_change() -> None:
 # Wrong keys
 
 KNOWN = ", ".join(sorted(Group.model_fields))
+FAR_OR_NEAR = "did you mean 'miles'? there is: kind, miles"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +132,8 @@ KNOWN = ", ".join(sorted(Group.model_fields))
         ({"inner": {"rte": 1.0}}, "inner.rte", "did you mean 'rate'? there is: rate, rounds"),
         ({"several": [{}, {"rond": 1}]}, "several[1].rond", "did you mean 'rounds'? there is: rate, rounds"),
         ({"maybe": {"rte": 1.0}}, "maybe.rte", "did you mean 'rate'? there is: rate, rounds"),
-        ({"by_name": {"a": {"rte": 1.0}}}, "by_name.a.rte", "no such key here"),
+        ({"by_name": {"a": {"rte": 1.0}}}, "by_name.a.rte", "did you mean 'rate'? there is: rate, rounds"),
+        ({"origins": {"a": {"kind": "near", "mils": 1.0}}}, "origins.a.mils", FAR_OR_NEAR),
         ({"loosely": {"deep": {"rate": 1.0}, "dep": 1}}, "loosely.dep", "no such key here"),
         ({"loosely": {"deep": {"rate": 1.0, "rte": 1}}}, "loosely.deep.rte", "no such key here"),
     ],
@@ -168,6 +181,7 @@ def test_a_missing_key_is_named() -> None:
         ({"flag": 1}, "flag", "1"),
         ({"flag": "yes"}, "flag", '"yes"'),
         ({"numbers": []}, "numbers", "[]"),
+        ({"origins": {"a": {"kind": "near", "miles": "1"}}}, "origins.a.miles", '"1"'),
         ({"numbers": [1, "2"]}, "numbers[1]", '"2"'),
     ],
     ids=str,
@@ -191,6 +205,26 @@ def test_a_value_that_fits_none_of_several_types_is_named_by_its_key_alone(
     values: dict[str, Any], path: str
 ) -> None:
     assert refused(**values).what.startswith(f"the key '{path}' has a value that does not fit")
+
+
+@pytest.mark.parametrize(
+    ("origin", "what", "expected"),
+    [
+        ({}, "the key 'origins.a.kind' is missing", ""),
+        (
+            {"kind": "fr"},
+            "there is no 'fr' for the key 'origins.a.kind'",
+            "did you mean 'far'? there is: far, near",
+        ),
+        ({"kind": "far"}, "the key 'origins.a.light_years' is missing", ""),
+    ],
+    ids=str,
+)
+def test_a_table_of_one_of_several_kinds_is_told_by_its_kind(
+    origin: dict[str, Any], what: str, expected: str
+) -> None:
+    error = refused(origins={"a": origin})
+    assert (error.what, error.expected) == (what, expected)
 
 
 def test_the_first_of_several_wrong_keys_is_named_and_the_others_counted() -> None:

@@ -23,7 +23,9 @@ from clinimeta.common.tasks.table import (
     describe_cell,
     encode,
     model_inputs,
+    read_targets,
     read_values,
+    unusable_rows,
 )
 
 SECRET = "4711"
@@ -408,3 +410,40 @@ def test_what_is_called_a_number_is_read_as_one_and_nothing_else_is(cell: str) -
 )
 def test_each_kind_of_cell_has_its_words(cell: str, kind: str) -> None:
     assert describe_cell(cell) == kind
+
+
+# Places
+
+
+def test_a_row_that_is_no_line_is_named_as_its_source_names_it() -> None:
+    table = Records(
+        "the query", CELLS | {"age": ["40", SECRET + "x", "65"]}, places=["row 1", "row 2", "row 3"]
+    )
+    with pytest.raises(DataError) as caught:
+        encode(schema(), table)
+    assert caught.value.where == "the query, row 2, column 'age'"
+
+
+@given(
+    cells=st.lists(st.sampled_from(["40", "1", "0", "3", "x", "1,5", "", "NA", "no", "yes"]), min_size=1),
+    name=st.sampled_from(["age", "sex", "pain", "sick", "score"]),
+    missing=st.sampled_from(["refuse", "center", "mask"]),
+)
+def test_the_unusable_rows_are_those_that_encoding_would_refuse(
+    cells: list[str], name: str, missing: str
+) -> None:
+    known = schema(missing=missing)
+    if name == "score":
+        known = schema(missing=missing, target="score", classes=())
+    table = Records("ulm.csv", {**{n: [c[0]] * len(cells) for n, c in CELLS.items()}, name: cells})
+
+    def refused(row: int) -> bool:
+        one = Records("ulm.csv", {n: [column[row]] for n, column in table.cells.items()})
+        try:
+            read_values(known, one)
+            read_targets(known, one)
+        except DataError:
+            return True
+        return False
+
+    assert list(unusable_rows(known, table, name)) == [row for row in range(len(cells)) if refused(row)]
