@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 from pydantic import AwareDatetime
 
-from clinimeta.client.private import make_private, require_private
+from clinimeta.common.private_files import make_private_folder, require_private
 from clinimeta.common.errors import ApprovalError, StudyError
 from clinimeta.common.files import write_atomically
 from clinimeta.common.plan import Plan
@@ -99,7 +99,7 @@ class Approvals:
 
     def __post_init__(self) -> None:
         for folder in (self.folder, self._pending, self._decided):
-            make_private(folder, _NOT_PRIVATE)
+            make_private_folder(folder, _NOT_PRIVATE)
 
     def keep(self, plan: Plan) -> bool:
         """Let a plan wait for a person; False where it is known already, or too many are waiting."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from clinimeta.client.private import make_private, require_private
+from clinimeta.common.private_files import make_private_folder, require_private
 from clinimeta.common.secagg.terms import RoundKey
 
 FILE = "rounds.sqlite"
@@ -39,7 +39,7 @@ class SqliteJournal:
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        make_private(folder, _SHOWN)
+        make_private_folder(folder, _SHOWN)
         path = folder / FILE
         if not path.is_symlink():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

@@ -217,7 +217,8 @@ def _computed(plan: Plan) -> str:
     )
     model, algorithm = _known(MODELS, plan.model.name), _known(ALGORITHMS, plan.algorithm.name)
     return (
-        f"How to improve a shared model ({model}) so that it adapts to a hospital's few patients ({algorithm}); "
+        f"How to improve a shared model ({model}) so that it adapts to a hospital's few patients "
+        f"({algorithm}); "
         f"what is trained of it: {what}. The hospital draws {plan.episodes.tasks} tasks from its own "
         f"patients{steps}; a task learns from {shots} patients{each} and is judged on up to "
         f"{plan.episodes.query} others{each}."

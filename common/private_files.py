@@ -7,15 +7,17 @@ from pathlib import Path
 from clinimeta.common.errors import UserError
 from clinimeta.common.files import sync
 
+_SHOWN = "a secret would not be private"
 
-def make_private_folder(path: Path) -> None:
+
+def make_private_folder(path: Path, what: str = _SHOWN) -> None:
     """A folder of mode 0700, made where it is missing.
 
     Raises:
         UserError: it belongs to somebody else, or others may enter it.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    require_private(path, 0o700)
+    require_private(path, 0o700, what)
 
 
 def write_secret(path: Path, data: bytes) -> None:
@@ -45,8 +47,8 @@ def read_secret(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def require_private(path: Path, mode: int) -> None:
-    """Do nothing, if the file or folder is the owner's only.
+def require_private(path: Path, mode: int, what: str = _SHOWN) -> None:
+    """Do nothing, if the file or folder is the owner's only; `what` is said where it is not.
 
     Raises:
         UserError: it is missing, somebody else's, a link, or open to others.
@@ -56,11 +58,11 @@ def require_private(path: Path, mode: int) -> None:
     except FileNotFoundError:
         raise UserError("a file is missing", where=str(path), remedy="restore it from a backup") from None
     wrong = stat.S_IMODE(found.st_mode) & ~mode
-    if path.is_symlink() or found.st_uid != os.getuid() or wrong:
+    if path.is_symlink() or found.st_uid != os.geteuid() or wrong:
         raise UserError(
-            "a secret would not be private",
+            what,
             where=str(path),
             found=f"mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}",
-            expected=f"mode {mode:04o}, owner {os.getuid()}, no link",
+            expected=f"mode {mode:04o}, owner {os.geteuid()}, no link",
             remedy=f"chmod {mode:o} {path}",
         )
