@@ -7,7 +7,7 @@ the details stay in the site's own log.
 from collections.abc import Callable
 
 import structlog
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clinimeta.client.site import Site, answer
@@ -27,11 +27,16 @@ log = structlog.get_logger()
 OpenSite = Callable[[Context], Site]
 """How a ClientApp finds the hospital that it speaks for, from Flower's node configuration."""
 
-Release = Callable[[Reply], RecordDict]
-"""The only way out: an answer becomes the content of a message."""
+Release = Callable[[Reply, Order | None, Message], Message]
+"""The only way out: an answer to an order (None: unreadable) becomes the message that replies to one."""
 
 
-def client_app(open_site: OpenSite, release: Release = lambda reply: to_flower(reply)) -> ClientApp:
+def unsigned(reply: Reply, _order: Order | None, message: Message) -> Message:
+    """As simulated hospitals answer: nothing is signed or written down."""
+    return Message(to_flower(reply), reply_to=message)
+
+
+def client_app(open_site: OpenSite, release: Release = unsigned) -> ClientApp:
     """A ClientApp for the site that `open_site` finds; all that leaves goes through `release`."""
     app = ClientApp()
     sites: dict[int, Site] = {}
@@ -44,10 +49,11 @@ def client_app(open_site: OpenSite, release: Release = lambda reply: to_flower(r
                 sites[node] = open_site(context)
             except Exception as error:
                 log.error("the site's data cannot be opened", error=type(error).__name__)
-                refusal = Refusal(_nonce_of(message), "", "internal", REFUSALS["internal"])
-                return Message(release(refusal), reply_to=message)
-        reply = _answer(sites[node], message, tables.setdefault(node, {}))
-        return Message(release(reply), reply_to=message)
+                order = _order_of(message)
+                nonce = order.nonce if order else ""
+                return release(Refusal(nonce, "", "internal", REFUSALS["internal"]), order, message)
+        order = _order_of(message)
+        return release(_answer(sites[node], order, tables.setdefault(node, {})), order, message)
 
     app.query("introduction")(handle)
     app.train("meta_gradient")(handle)
@@ -57,25 +63,24 @@ def client_app(open_site: OpenSite, release: Release = lambda reply: to_flower(r
     return app
 
 
-def _nonce_of(message: Message) -> str:
-    try:
-        return from_flower(message.content).nonce
-    except RecordError:
-        return ""
-
-
-def _answer(site: Site, message: Message, tables: dict[Schema, Table]) -> Reply:
-    nonce = ""
+def _order_of(message: Message) -> Order | None:
     try:
         order = from_flower(message.content)
-        if not isinstance(order, Order):
-            return Refusal(nonce, site.name, "bad_order", REFUSALS["bad_order"])
-        nonce = order.nonce
+    except RecordError as error:
+        log.warning("order refused", reason=str(error))
+        return None
+    return order if isinstance(order, Order) else None
+
+
+def _answer(site: Site, order: Order | None, tables: dict[Schema, Table]) -> Reply:
+    if order is None:
+        return Refusal("", site.name, "bad_order", REFUSALS["bad_order"])
+    try:
         return answer(site, order, tables)
     except RecordError as error:
         log.warning("order refused", site=site.name, reason=str(error))
-        return Refusal(nonce, site.name, "bad_order", REFUSALS["bad_order"])
+        return Refusal(order.nonce, site.name, "bad_order", REFUSALS["bad_order"])
     except Exception as error:
         # The text of a foreign exception may hold values, so only its type is logged.
         log.error("answer failed", site=site.name, error=type(error).__name__)
-        return Refusal(nonce, site.name, "internal", REFUSALS["internal"])
+        return Refusal(order.nonce, site.name, "internal", REFUSALS["internal"])

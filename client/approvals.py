@@ -22,10 +22,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 from pydantic import AwareDatetime
 
-from clinimeta.common.private_files import make_private_folder, require_private
 from clinimeta.common.errors import ApprovalError, StudyError
 from clinimeta.common.files import write_atomically
 from clinimeta.common.plan import Plan
+from clinimeta.common.private_files import make_private_folder, require_private
 from clinimeta.common.settings import Settings, parse
 
 MOST_PENDING = 50

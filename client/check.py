@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 from cryptography import x509
 
 from clinimeta.client.config import Home
-from clinimeta.client.enrol import Enrolment, status
+from clinimeta.client.enrol import Enrolment, standing
 from clinimeta.common.errors import UserError
 from clinimeta.common.findings import Finding
 from clinimeta.common.private_files import read_secret, require_private
@@ -109,16 +109,19 @@ def _coordinator(home: Home) -> Iterator[Finding]:
         return
     yield Finding("certificate", "good", f"the coordinator's authority, for {left} days more")
     try:
-        state, ahead = status(home)
+        found = standing(home)
     except UserError as error:
         yield Finding("coordinator", "fault", f"{error.what}: {error.found}", error.remedy)
         return
     address = home.settings().coordinator.address
     yield Finding("coordinator", "good", f"{enrolment.coordinator} answers at {address}")
-    if state == "approved":
+    if found.state == "approved":
         yield Finding("approval", "good", f"approved as {enrolment.site}")
     else:
-        yield Finding("approval", "warning", f"{enrolment.site} is {state}", "ask the coordinator's operator")
+        yield Finding(
+            "approval", "warning", f"{enrolment.site} is {found.state}", "ask the coordinator's operator"
+        )
+    ahead = found.ahead_s
     text = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's"
     if abs(ahead) >= CLOCK_S:
         yield Finding("clock", "fault", text, "let NTP set the clock: Flower refuses one that is 5 s off")

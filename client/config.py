@@ -3,9 +3,10 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MinLen
+from pydantic import Field
 
 from clinimeta.common.errors import UserError
 from clinimeta.common.settings import Settings, parse
@@ -22,6 +23,16 @@ address = "{address}"          # HOST:PORT, the one outbound connection; HTTPS_P
 kind = "csv"
 path = "{data}"                # relative to this file
 
+[policy]                       # what this hospital lets happen; each default is the safe one
+# A study is answered only after a person has approved it: clinimeta site approve
+secure_aggregation = "required"  # "optional": the coordinator may read this hospital's answer by itself
+min_cohort = 3                 # fewest hospitals whose sum may be opened
+min_rows = 20                  # fewer rows than this: nothing is answered
+rounds_a_day = 1000            # answers made from the table
+payload_bytes = 67_108_864     # largest order, and largest answer
+lifetime_epsilon = 10.0        # what all studies together may ever spend on one patient
+# All keys: docs/site-policy.md
+
 [local]                        # on this machine only
 port = {port}                  # Flower's SuperNode to our executor
 health_port = {health_port}    # /healthz, /readyz, /metrics
@@ -35,13 +46,6 @@ class Coordinator(Settings):
     address: Annotated[str, MinLen(3)]
 
 
-class Data(Settings):
-    """Where the hospital's table is."""
-
-    kind: str = "csv"
-    path: Annotated[str, MinLen(1)]
-
-
 class Local(Settings):
     """What the daemon uses of this machine."""
 
@@ -51,11 +55,12 @@ class Local(Settings):
 
 
 class SiteSettings(Settings):
-    """`site.toml`."""
+    """`site.toml`; data and policy are read further by `sources.base` and `policy`."""
 
     coordinator: Coordinator
-    data: Data
+    data: dict[str, Any]
     local: Local = Local()
+    policy: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,21 @@ class Home:
     def state(self) -> Path:
         """Ledger, budget, journal and approvals; 0700."""
         return self.path / "state"
+
+    @property
+    def ledger(self) -> Path:
+        """What has left."""
+        return self.state / "ledger.sqlite"
+
+    @property
+    def budget(self) -> Path:
+        """What patients' privacy has cost."""
+        return self.state / "budget.sqlite"
+
+    @property
+    def approvals(self) -> Path:
+        """What people here have decided about studies."""
+        return self.state / "approvals"
 
     @property
     def flower(self) -> Path:

@@ -4,19 +4,17 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import structlog
-from flwr.app import Context
+from flwr.app import Context, Message
+from prometheus_client import Counter
 
-from clinimeta.client.app import client_app
 from clinimeta.client.config import Home
-from clinimeta.client.enrol import Enrolment, status
-from clinimeta.client.keys import identity
+from clinimeta.client.enrol import standing
+from clinimeta.client.hospital import Hospital, open_hospital
 from clinimeta.client.runner import answer_tasks
-from clinimeta.client.site import Site
-from clinimeta.client.sources.csv_files import read_csv
-from clinimeta.common.errors import UserError
-from clinimeta.common.flower_records import to_flower
+from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
 from clinimeta.common.health import Health
 from clinimeta.common.private_files import read_secret
@@ -25,8 +23,8 @@ from clinimeta.common.supervision import Child, Supervisor, notify_ready
 
 log = structlog.get_logger()
 
-WELL_S, UNWELL_S = 30.0, 2.0
-"""How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
+WELL_S, UNWELL_S, AFTER_S = 30.0, 2.0, 5.0
+"""When the coordinator is asked how this hospital stands: if all is well, if not, after an answer."""
 
 
 def supernode(home: Home) -> Child:
@@ -40,84 +38,127 @@ def supernode(home: Home) -> Child:
     return Child("supernode", command, environment, stop_s=10.0)
 
 
-def open_site(home: Home) -> Site:
-    """The hospital as the installed code sees it.
+class Asking(threading.Thread):
+    """Asks the coordinator how this hospital stands, and keeps the receipts for its ledger that come back."""
 
-    Raises:
-        UserError: it is not enrolled, or its table cannot be read.
-    """
-    settings, enrolment = home.settings(), Enrolment.of(home)
-    records = read_csv(home.path / settings.data.path)
-    return Site(enrolment.site, records, device=settings.local.device)
-
-
-class Standing(threading.Thread):
-    """Asks the coordinator now and then how this hospital stands; `why` says what is not well."""
-
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, hospital: Callable[[], Hospital]) -> None:
         super().__init__(daemon=True)
-        self._home, self._ended = home, threading.Event()
+        self._home, self._hospital = home, hospital
+        self._ended, self._wait_s = threading.Event(), UNWELL_S
+        self._soon = threading.Event()
         self.approved, self.why = False, "the coordinator was not asked yet"
 
     def run(self) -> None:
         """Until `stop`."""
-        while True:
+        while not self._ended.is_set():
             try:
-                state, _ = status(self._home)
-                self.approved, self.why = state == "approved", f"at the coordinator: {state}"
+                self._ask()
             except UserError as error:
                 self.approved, self.why = False, f"{error.what}: {error.found}"
-            if self._ended.wait(WELL_S if self.approved else UNWELL_S):
-                return
+            self._soon.wait(WELL_S if self.approved else UNWELL_S)
+            if self._soon.is_set():
+                self._soon.clear()
+                self._ended.wait(AFTER_S)
+
+    def soon(self) -> None:
+        """Something has left: ask for its receipt in a while."""
+        self._soon.set()
 
     def stop(self) -> None:
         """Ask no more."""
         self._ended.set()
+        self._soon.set()
+
+    def _ask(self) -> None:
+        found, hospital = standing(self._home), self._hospital()
+        self.approved, self.why = found.state == "approved", f"at the coordinator: {found.state}"
+        key = bytes.fromhex(hospital.enrolment.coordinator_key)
+        if found.receipt is not None and not hospital.ledger.receive(*found.receipt, key):
+            log.error("the coordinator's receipt does not fit the ledger", record=found.receipt[0].number)
+
+
+class Answering:
+    """Answers orders as the hospital's folder says; `reload` reads it again."""
+
+    def __init__(self, home: Home, health: Health) -> None:
+        self._home = home
+        self.hospital = open_hospital(home)
+        self._app = self.hospital.app()
+        self.after: Callable[[], None] = lambda: None
+        self._count = Counter("clinimeta_answers", "Orders that were answered", registry=health.registry)
+        self._failed = Counter(
+            "clinimeta_not_sent", "Answers that could not be written down", registry=health.registry
+        )
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The answer, written down already.
+
+        Raises:
+            LedgerFileError: it could not be, so it does not leave.
+        """
+        try:
+            reply = self._app(message, context)
+        except LedgerFileError as error:
+            self._failed.inc()
+            log.error("nothing leaves: the ledger cannot be written", found=error.found, where=error.where)
+            raise
+        self._count.inc()
+        self.after()
+        return reply
+
+    def reload(self) -> None:
+        """Read settings, policy and table again; what is wrong with them leaves all as it was."""
+        try:
+            self.hospital = open_hospital(self._home)
+        except UserError as error:
+            log.error(
+                "the new settings cannot be used; the old ones stay", what=error.what, where=error.where
+            )
+            return
+        self._app = self.hospital.app()
+        log.info("settings, policy and table were read again", policy=self.hospital.policy)
 
 
 def run(home: Home) -> None:
-    """The daemon, until SIGTERM; what is being answered then is answered first, if it is quick.
+    """The daemon, until SIGTERM; what is being answered then is answered first. SIGHUP reads its folder.
 
     Raises:
         UserError: it runs already, or the hospital is not ready to.
     """
-    settings, enrolment = home.settings(), Enrolment.of(home)
-    own = identity(home, enrolment.site)
-    site = open_site(home)
-    desk = Desk(f"127.0.0.1:{settings.local.port}", read_secret(home.superexec_secret))
-    stopping, health = threading.Event(), Health(settings.local.health_port)
-
-    def opened(_context: Context) -> Site:
-        return site
-
-    def stop(_number: int, _frame: object) -> None:
-        stopping.set()
-
+    local = home.settings().local
+    health = Health(local.health_port)
+    answering = Answering(home, health)
+    desk = Desk(f"127.0.0.1:{local.port}", read_secret(home.superexec_secret))
+    stopping, again = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    signal.signal(signal.SIGHUP, lambda _number, _frame: again.set())
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
         health.start()
-        standing = Standing(home)
+        asking = Asking(home, lambda: answering.hospital)
+        answering.after = asking.soon
         told = False
 
         def beat(connected: bool) -> None:
             nonlocal told
             supervisor.tend()
-            if connected and standing.approved:
+            if again.is_set():
+                again.clear()
+                answering.reload()
+            if connected and asking.approved:
                 if health.ready() and not told:
                     told = True
                     notify_ready()
-                    log.info("ready", site=enrolment.site, pid=os.getpid())
+                    log.info("ready", site=answering.hospital.enrolment.site, pid=os.getpid())
             else:
-                health.not_ready(standing.why if connected else "Flower's SuperNode does not answer yet")
+                health.not_ready(asking.why if connected else "Flower's SuperNode does not answer yet")
 
-        standing.start()
+        asking.start()
         try:
-            app = client_app(opened, lambda reply: to_flower(reply, own))
-            answer_tasks(desk, app, stopping, beat)
+            answer_tasks(desk, answering, stopping, beat)
         finally:
             notify_ready("STOPPING=1")
-            standing.stop()
+            asking.stop()
             supervisor.stop()
             health.stop()

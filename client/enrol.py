@@ -15,6 +15,7 @@ from clinimeta.client.keys import identity, node_key, public_pem
 from clinimeta.common.enrolment import Said, Wanted, prove
 from clinimeta.common.errors import UserError
 from clinimeta.common.files import write_atomically
+from clinimeta.common.receipts import Checkpoint
 
 TIMEOUT_S = 20.0
 
@@ -84,15 +85,28 @@ def enrol(home: Home, token: str) -> tuple[Enrolment, str]:
     return enrolment, found["state"]
 
 
-def status(home: Home) -> tuple[str, float]:
-    """How the hospital stands (waiting, approved, revoked), and by how many seconds its clock is ahead.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the hospital stands: waiting, approved or revoked; its clock; the last receipt."""
+
+    state: str
+    ahead_s: float
+    receipt: tuple[Checkpoint, bytes] | None
+
+
+def standing(home: Home) -> Standing:
+    """Ask the coordinator.
 
     Raises:
         UserError: the coordinator cannot be reached, or does not know the hospital's key.
     """
     found = _say(home, "status")
     theirs = datetime.fromisoformat(found["time"])
-    return found["state"], (datetime.now(UTC) - theirs).total_seconds()
+    receipt = None
+    if "receipt" in found:
+        made = Checkpoint.from_bytes(bytes.fromhex(found["checkpoint"]))
+        receipt = made, bytes.fromhex(found["receipt"])
+    return Standing(found["state"], (datetime.now(UTC) - theirs).total_seconds(), receipt)
 
 
 def started(home: Home) -> None:

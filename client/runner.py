@@ -1,4 +1,4 @@
-"""The hospital's executor: takes Flower's tasks one by one and lets the installed ClientApp answer them.
+"""The hospital's executor: takes Flower's tasks one by one and lets the installed code answer them.
 
 One warm process, which loads torch and the hospital's table once. No code of the coordinator's runs
 here: the bundle is never unpacked, and what a task may ask is what `records` defines.
@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable
 
 import structlog
-from flwr.app import Message
-from flwr.clientapp import ClientApp
+from flwr.app import Context, Message
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -25,9 +24,12 @@ log = structlog.get_logger()
 
 POLL_S = 0.2
 
+Answer = Callable[[Message, Context], Message]
+"""What makes an answer of an order."""
+
 
 def answer_tasks(
-    desk: Desk, app: ClientApp, stopping: threading.Event, beat: Callable[[bool], None] = lambda _: None
+    desk: Desk, app: Answer, stopping: threading.Event, beat: Callable[[bool], None] = lambda _: None
 ) -> None:
     """Answer whatever comes, until `stopping` is set; one task that fails does not end it."""
     for token in tasks(desk, CLIENT, poll_s=POLL_S, stopping=stopping, beat=beat):

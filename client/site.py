@@ -18,6 +18,7 @@ from clinimeta.client.guard import Guard
 from clinimeta.client.meta_gradients import meta_gradients
 from clinimeta.client.plan_words import shown
 from clinimeta.client.protected import Unable, contributed, masking, quantised, with_noise
+from clinimeta.client.sources.mapping import Translation, translate
 from clinimeta.common.algorithms.base import MetaLearner
 from clinimeta.common.algorithms.engine import engine
 from clinimeta.common.calibration import TEMPERATURES
@@ -66,7 +67,8 @@ class Site:
     a function of run and round; the privacy of an answer does not rest on it. It does rest on fresh noise:
     `noise_seed` is for simulations only, which must repeat themselves. `budget` is asked before any answer
     with noise is made. `guard` holds every order against the site's policy and what its people have
-    approved; a simulation has none, and answers whatever is asked in its own process.
+    approved; a simulation has none, and answers whatever is asked in its own process. `words` is how the
+    hospital's own names, codes and units become a study's.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Site:
     noise_seed: bytes | None = field(default=None, repr=False)
     budget: Budget | None = None
     guard: Guard | None = None
+    words: Translation | None = None
 
     def table(self, schema: Schema) -> Table:
         """The rows that training may see, encoded as a study's schema says.
@@ -85,7 +88,8 @@ class Site:
         Raises:
             DataError: the records do not fit the schema.
         """
-        return encode(schema, self.records, test=self.test).training
+        records = self.records if self.words is None else translate(self.records, self.words, schema)
+        return encode(schema, records, test=self.test).training
 
 
 class Refuse(Exception):  # noqa: N818 (it is an answer on its way out, not an error)

@@ -10,6 +10,9 @@ from clinimeta.common.errors import UserError
 
 if TYPE_CHECKING:
     from clinimeta.client.config import Home
+    from clinimeta.client.ledger import Ledger
+    from clinimeta.client.ledger_check import Findings
+    from clinimeta.common.plan import Plan
 
 app = typer.Typer(
     help="Take part as a hospital. Example: clinimeta site init site --coordinator hub.example.org:9443.",
@@ -107,16 +110,16 @@ def down(home: HomeOption = HERE) -> None:
 @app.command()
 def status(home: HomeOption = HERE, as_json: Json = False) -> None:
     """Say whether the daemon runs, and how the coordinator sees this hospital."""
-    from clinimeta.client.enrol import status as asked
+    from clinimeta.client.enrol import standing
     from clinimeta.common.running import running
 
     found = _home(home)
     pid = running(found.lock)
-    state, ahead = asked(found)
+    at = standing(found)
     if as_json:
-        typer.echo(json.dumps({"pid": pid, "state": state, "clock_ahead_s": round(ahead, 1)}))
+        typer.echo(json.dumps({"pid": pid, "state": at.state, "clock_ahead_s": round(at.ahead_s, 1)}))
         return
-    typer.echo(f"daemon: {f'process {pid}' if pid else 'does not run'}; at the coordinator: {state}")
+    typer.echo(f"daemon: {f'process {pid}' if pid else 'does not run'}; at the coordinator: {at.state}")
 
 
 @app.command()
@@ -128,6 +131,279 @@ def check(home: HomeOption = HERE, as_json: Json = False) -> None:
     findings = examine(_home(home))
     typer.echo(shown(findings, as_json))
     require_no_fault(findings)
+
+
+@app.command("dry-run")
+def dry_run(
+    study: Annotated[Path, typer.Argument(help="The study file (TOML) that the coordinator will run.")],
+    home: HomeOption = HERE,
+) -> None:
+    """Read the table, adapt once, and show exactly what would be sent. Sends nothing.
+
+    Example:
+        clinimeta site dry-run study.toml
+    """
+    from clinimeta.client.dry_run import dry_run as run_dry
+    from clinimeta.client.hospital import open_hospital
+
+    for line in run_dry(open_hospital(_home(home)), _plans(study)[0]).lines():
+        typer.echo(line)
+
+
+@app.command()
+def approve(
+    plan: Annotated[str, typer.Argument(help="Its fingerprint, or the first 8 digits or more of it.")] = "",
+    study: Annotated[
+        Path | None, typer.Option("--study", help="Approve the plans of this study file (TOML).")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who decides: a person's name.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; kept beside the decision.")] = "",
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Take an approval back, or turn down.")
+    ] = False,
+    home: HomeOption = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show the plans that wait for a person, or decide about one.
+
+    Examples:
+        clinimeta site approve
+
+        clinimeta site approve 3f9a01c2 --by "Dr. Ada Byron"
+    """
+    from clinimeta.client.approvals import Approvals
+    from clinimeta.client.plan_words import describe, diff
+
+    approvals = Approvals(_home(home).approvals)
+    if study is not None:
+        for known in _plans(study):
+            approvals.keep(known)
+            approvals.approve(known.digest, by, reason)
+            typer.echo(f"approved: {known.study}, {known.arm} ({known.digest})")
+        return
+    if plan:
+        decide = approvals.withdraw if withdraw else approvals.approve
+        found = decide(plan, by, reason)
+        typer.echo(f"{'withdrawn' if withdraw else 'approved'}: {found.plan.study} ({found.digest})")
+        return
+    waiting = approvals.pending()
+    if as_json:
+        typer.echo(json.dumps([dict(describe(one.plan)) | {"plan": one.digest} for one in waiting], indent=1))
+        return
+    if not waiting:
+        typer.echo("no study waits for an approval")
+    for one in waiting:
+        for heading, text in describe(one.plan):
+            typer.echo(f"{heading}: {text}")
+        before = approvals.last_approved(one.plan)
+        typer.echo("Compared with the last approved one:" if before else "It is the first of its kind here.")
+        for change in diff(before, one.plan) if before else ():
+            typer.echo(f"  {change}")
+        typer.echo(f"To approve it: clinimeta site approve {one.digest[:12]} --by NAME")
+        typer.echo("")
+
+
+@app.command()
+def budget(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """Say what each study has cost patients in privacy, and what is left of the hospital's budget."""
+    from clinimeta.client.hospital import budget_of, policy_of
+
+    found = _home(home)
+    kept = budget_of(found, policy_of(found))
+    lifetime = kept.lifetime()
+    studies = sorted({entry.answer.study for entry in kept.history()})
+    values = {
+        "spent": kept.spent(),
+        "lifetime_epsilon": lifetime.epsilon,
+        "lifetime_delta": lifetime.delta,
+        "studies": {study: kept.spent(study) for study in studies},
+    }
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    typer.echo(
+        f"all studies: epsilon {kept.spent():.3g} of {lifetime.epsilon:g} (delta {lifetime.delta:g}) is spent"
+    )
+    for study in studies:
+        typer.echo(f"  plan {study[:12]}: epsilon {kept.spent(study):.3g}")
+
+
+ledger_app = typer.Typer(
+    help="Show what left this hospital. Example: clinimeta site ledger show.", no_args_is_help=True
+)
+app.add_typer(ledger_app, name="ledger")
+
+
+@ledger_app.command("show")
+def show_ledger(
+    home: HomeOption = HERE,
+    last: Annotated[int, typer.Option(min=1, help="How many records.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the last records; with --json all that is in them."""
+    from dataclasses import asdict
+
+    from clinimeta.client.certificate import KINDS, in_words
+
+    records = _ledger(_home(home)).records(last=last)
+    if as_json:
+        typer.echo(json.dumps([{"number": r.number, **asdict(r.entry)} for r in records], indent=1))
+        return
+    for record in records:
+        entry = record.entry
+        what = KINDS.get(entry.kind, entry.kind) if entry.outcome == "sent" else f"refused: {entry.outcome}"
+        about = f" [{entry.study}, round {entry.round}]" if entry.study else ""
+        typer.echo(f"{record.number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
+
+
+@ledger_app.command("verify")
+def verify_ledger(
+    home: HomeOption = HERE,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
+    ] = None,
+) -> None:
+    """Check, offline, that no record was changed (integrity) and none is missing (completeness)."""
+    from clinimeta.client.ledger_check import text
+
+    findings = _findings(_home(home), receipts)
+    typer.echo(text(findings))
+    if not (findings.intact and findings.complete):
+        raise UserError("the ledger is not as it was written", remedy="keep the file as evidence, and say so")
+
+
+@ledger_app.command("certificate")
+def write_certificate(
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
+    home: HomeOption = HERE,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
+    ] = None,
+) -> None:
+    """Write one page for the data-protection officer: what left, to whom, at what cost, and if it is all.
+
+    Example:
+        clinimeta site ledger certificate --out certificate.html
+    """
+    from datetime import UTC, datetime
+
+    from clinimeta.client.certificate import Subject, certificate
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.hospital import policy_digest, policy_of
+    from clinimeta.client.keys import identity
+    from clinimeta.common.files import write_atomically
+    from clinimeta.common.secagg.identity import fingerprint
+
+    found = _home(home)
+    enrolment = Enrolment.of(found)
+    subject = Subject(
+        enrolment.site,
+        fingerprint(identity(found, enrolment.site).public),
+        enrolment.coordinator,
+        policy_digest(policy_of(found)),
+    )
+    entries = [record.entry for record in _ledger(found).records()]
+    page = certificate(subject, entries, _findings(found, receipts), datetime.now(UTC))
+    write_atomically(out, page.encode())
+    typer.echo(str(out))
+
+
+@app.command()
+def report(home: HomeOption = HERE, as_json: Json = False) -> None:
+    """Say what this hospital has contributed: per study answers, refusals, bytes and privacy."""
+    from dataclasses import asdict
+
+    from clinimeta.client.activity import by_study, refusals
+    from clinimeta.client.certificate import in_words
+
+    entries = [record.entry for record in _ledger(_home(home)).records()]
+    studies, refused = by_study(entries), refusals(entries)
+    if as_json:
+        typer.echo(json.dumps({"studies": [asdict(line) for line in studies], "refused": refused}, indent=1))
+        return
+    if not entries:
+        typer.echo("nothing has left this hospital yet")
+    for line in studies:
+        cost = f", epsilon {line.cost.epsilon:.3g}" if line.cost else ""
+        typer.echo(
+            f"{line.name}: {line.answers} sums and {line.others} other messages, {line.refused} refused, "
+            f"{in_words(line.bytes)}, {line.first[:10]} to {line.last[:10]}{cost}"
+        )
+    for code, times in refused.items():
+        typer.echo(f"refused {times} times: {code}")
+
+
+@app.command()
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model.safetensors, as the coordinator exported it.")],
+    predict: Annotated[Path, typer.Option("--predict", help="CSV of the patients to predict.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV to write.")],
+    home: HomeOption = HERE,
+    keep: Annotated[
+        str, typer.Option("--id", help="A column of the new patients to copy beside the predictions.")
+    ] = "",
+) -> None:
+    """Adapt a model to this hospital's own table, and predict new patients. Nothing leaves this machine.
+
+    Example:
+        clinimeta site adapt model.safetensors --predict new.csv --out predictions.csv
+    """
+    from clinimeta.client.local import adapt as adapt_locally
+    from clinimeta.client.predictions import write_predictions
+    from clinimeta.client.sources.base import configured
+    from clinimeta.client.sources.csv_files import read_csv
+    from clinimeta.client.sources.mapping import known_columns, translate
+    from clinimeta.common.trained_model import read_model
+
+    if out.exists():
+        raise UserError("the output file is there already", where=str(out), remedy="choose another")
+    found, trained = _home(home), read_model(model)
+    source = configured(found.settings().data, f"{found.path / 'site.toml'}, [data]")
+    new = read_csv(predict)
+    support = translate(source.read(found.path), source.translation, trained.plan.table)
+    adapted = adapt_locally(trained, support, known_columns(new, source.translation, trained.plan.table))
+    spread = None if adapted.spread is None else adapted.spread.tolist()
+    write_predictions(out, new, trained.plan.table.classes, adapted.probabilities.tolist(), keep, spread)
+    for warning in adapted.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    typer.echo(f"{len(new)} patients predicted in {adapted.seconds:.2f} s: {out}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of site.toml, for editors and for checks before a roll-out."""
+    from clinimeta.client.settings_schema import schema as of_settings
+
+    typer.echo(json.dumps(of_settings(), indent=1))
+
+
+def _plans(path: Path) -> "list[Plan]":
+    from clinimeta.common.study import read_study
+
+    if not path.is_file():
+        raise UserError("there is no such study file", where=str(path), remedy="check the path")
+    study = read_study(path.read_text(encoding="utf-8"), str(path))
+    arms = (study.trained, study.arm(study.primary))
+    return list({plan.digest: plan for plan in (study.plan(arm, study.seeds[0]) for arm in arms)}.values())
+
+
+def _ledger(home: "Home") -> "Ledger":
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.keys import identity
+    from clinimeta.client.ledger import Ledger
+
+    return Ledger(home.ledger, identity(home, Enrolment.of(home).site))
+
+
+def _findings(home: "Home", receipts: Path | None) -> "Findings":
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.keys import identity
+    from clinimeta.client.ledger_check import read_receipts, verify
+
+    enrolment = Enrolment.of(home)
+    more = read_receipts(receipts) if receipts is not None else {}
+    key = bytes.fromhex(enrolment.coordinator_key)
+    return verify(home.ledger, identity(home, enrolment.site).public, key, more)
 
 
 def _home(path: Path) -> "Home":

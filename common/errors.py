@@ -7,6 +7,7 @@ ClinimetaError
 │   ├── MissingDataError    a data set that is neither here nor downloadable
 │   ├── RunDirError         a run directory that is missing, foreign or half written
 │   ├── BudgetFileError     a privacy budget's file: missing, foreign, damaged, or open to others
+│   ├── LedgerFileError     the outbound ledger's file: missing, foreign, damaged, or no room for it
 │   └── ApprovalError       a plan to approve or withdraw: none such, or its record is damaged
 ├── BudgetError             the hospital: an answer that its privacy budget does not allow
 │   ├── BudgetSpentError    it would cost more than was promised to the patients
@@ -79,6 +80,10 @@ class RunDirError(UserError):
 
 class BudgetFileError(UserError):
     """The file of a site's privacy budget cannot be used; nothing may be released without it."""
+
+
+class LedgerFileError(UserError):
+    """The file of a site's outbound ledger cannot be used; nothing may leave without it."""
 
 
 class ApprovalError(UserError):

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from clinimeta.common import proofs
 from clinimeta.common.codec import Envelope, Field, decode, encode
 from clinimeta.common.errors import RecordError
+from clinimeta.common.receipts import Checkpoint
 from clinimeta.common.records import (
     CalibrationOrder,
     IntroductionOrder,
@@ -32,7 +33,9 @@ MESSAGE_TYPES: dict[type[Order], str] = {
 }
 """Kind of order -> Flower message type."""
 
-_FIELDS, _TENSORS, _PROOF, _STYPE = "fields", "tensors", "proof", "clinimeta.safetensors"
+_FIELDS, _TENSORS, _STYPE = "fields", "tensors", "clinimeta.safetensors"
+PROOF = "proof"
+"""Name of the record that holds a hospital's signature, and the newest checkpoint of its ledger."""
 
 
 def to_flower(record: Order | Reply, identity: Identity | None = None) -> RecordDict:
@@ -45,7 +48,7 @@ def to_flower(record: Order | Reply, identity: Identity | None = None) -> Record
     fields = ConfigRecord(dict(envelope.fields))
     content = RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
     if identity is not None:
-        content[_PROOF] = ConfigRecord({"signature": proofs.sign(envelope, identity)})
+        content[PROOF] = ConfigRecord({"signature": proofs.sign(envelope, identity)})
     return content
 
 
@@ -55,11 +58,23 @@ def is_from(content: RecordDict, key: bytes) -> bool:
     Raises:
         RecordError: as `envelope_of`.
     """
-    proof = content.get(_PROOF)
-    if not isinstance(proof, ConfigRecord) or set(proof) != {"signature"}:
-        return False
-    signature = proof["signature"]
+    signature = _proof(content, "signature")
     return isinstance(signature, bytes) and proofs.holds(envelope_of(content), signature, key)
+
+
+def checkpoint_of(content: RecordDict) -> Checkpoint | None:
+    """The checkpoint of the sender's ledger, unchecked; None where there is none.
+
+    Raises:
+        RecordError: it is none.
+    """
+    data = _proof(content, "checkpoint")
+    return Checkpoint.from_bytes(data) if isinstance(data, bytes) else None
+
+
+def _proof(content: RecordDict, name: str) -> object:
+    proof = content.get(PROOF)
+    return proof.get(name) if isinstance(proof, ConfigRecord) else None
 
 
 def from_flower(content: RecordDict) -> Order | Reply:
@@ -77,7 +92,7 @@ def envelope_of(content: RecordDict) -> Envelope:
     Raises:
         RecordError: other records than ours, or an array whose header does not fit its bytes.
     """
-    if set(content) - {_PROOF} != {_FIELDS, _TENSORS}:
+    if set(content) - {PROOF} != {_FIELDS, _TENSORS}:
         raise RecordError(f"unexpected records in the message: {sorted(content)}")
     fields, tensors = content[_FIELDS], content[_TENSORS]
     if not isinstance(fields, ConfigRecord) or not isinstance(tensors, ArrayRecord):

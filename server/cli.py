@@ -213,6 +213,18 @@ def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
     _table(rows, as_json, "no hospital is enrolled yet: clinimeta coordinator invite NAME")
 
 
+@app.command()
+def receipts(
+    site: Annotated[str, typer.Argument(help="An enrolled hospital.")], home: HomeOption = HERE
+) -> None:
+    """Print all receipts for a hospital's ledger: with them it can show, or see, that nothing is missing."""
+    from clinimeta.server.witness import all_of
+
+    _, database = _opened(home)
+    for made, signature in all_of(database, site):
+        typer.echo(f"{made.number} {made.hash.hex()} {signature.hex()}")
+
+
 def stop(
     experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
 ) -> None:

@@ -63,6 +63,17 @@ experiments = sa.Table(
 )
 """One row an experiment: what is wanted of it, and how it is."""
 
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("checkpoint", sa.LargeBinary, nullable=False),
+    sa.Column("receipt", sa.LargeBinary, nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+)
+"""Checkpoints of hospitals' ledgers that came with their answers, and the coordinator's receipts for them."""
+
 events = sa.Table(
     "events",
     metadata,

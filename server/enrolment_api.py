@@ -15,6 +15,7 @@ from clinimeta.common.secagg.identity import Identity
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
+from clinimeta.server.witness import newest
 
 _NOBODY = (
     "no hospital has this key, or it did not sign this, or not just now (clocks at most 5 minutes apart)"
@@ -101,7 +102,10 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
             return _error(_NOBODY, 403)
         registered = site.state != "approved" or site.node_id is not None
         state = site.state if registered else "waiting"
-        return JSONResponse({"site": site.name, "state": state, "time": enrolment.now().isoformat()})
+        found = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}
+        if (receipt := newest(database, site.name)) is not None:
+            found |= {"checkpoint": receipt[0].to_bytes().hex(), "receipt": receipt[1].hex()}
+        return JSONResponse(found)
 
     @app.post("/v1/enrolment/started")
     def started(body: SaidBody) -> JSONResponse:

@@ -6,7 +6,7 @@ odd reply must not end the run.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -16,7 +16,8 @@ from flwr.serverapp import Grid
 
 from clinimeta.common.codec import decode
 from clinimeta.common.errors import RecordError
-from clinimeta.common.flower_records import MESSAGE_TYPES, envelope_of, is_from, to_flower
+from clinimeta.common.flower_records import MESSAGE_TYPES, checkpoint_of, envelope_of, is_from, to_flower
+from clinimeta.common.receipts import Checkpoint
 from clinimeta.common.records import Introduction, IntroductionOrder, Order, Reply
 from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
 
@@ -72,7 +73,8 @@ class Link:
     """The coordinator's end of the wire: sites by name over a Flower Grid.
 
     Where `enrolled` says who takes part, each answer must be signed by the hospital that was asked, and a
-    hospital is asked whether it is there at the moment or not. Else (in a simulation) nodes say who they are.
+    hospital is asked whether it is there at the moment or not; `witness` hears of the checkpoints of their
+    ledgers. Else (in a simulation) nodes say who they are.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Link:
         deadline_s: float,
         poll_s: float,
         enrolled: Mapping[str, Enrolled] | None = None,
+        witness: Callable[[str, Checkpoint], None] = lambda _site, _checkpoint: None,
     ) -> None:
         self._grid, self._clock = grid, clock
         self._deadline_s, self._poll_s = deadline_s, poll_s
         self._nodes: dict[str, int] = {site: one.node for site, one in (enrolled or {}).items()}
         self._keys = None if enrolled is None else {one.node: one.key for one in enrolled.values()}
         self._names = {node: site for site, node in self._nodes.items()}
+        self._witness = witness
         self.traffic = Traffic()
 
     @property
@@ -214,8 +218,13 @@ class Link:
         if message.has_error():
             return Failure(f"Flower error {message.error.code}")
         try:
-            if self._keys is not None and not is_from(message.content, self._keys[node]):
-                return Failure("not signed by this hospital")
+            if self._keys is not None:
+                if not is_from(message.content, self._keys[node]):
+                    return Failure("not signed by this hospital")
+                made = checkpoint_of(message.content)
+                if made is None or not made.is_of(self._keys[node]):
+                    return Failure("without a checkpoint of the hospital's ledger")
+                self._witness(self._names[node], made)
             envelope = envelope_of(message.content)
             self.traffic.up += envelope.size
             record = decode(envelope)

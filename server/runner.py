@@ -19,6 +19,8 @@ from clinimeta.common.errors import ClinimetaError, QuorumError
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
 from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
+from clinimeta.common.receipts import Checkpoint
+from clinimeta.common.secagg.identity import Identity
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.common.trained_model import TrainedModel
@@ -30,6 +32,7 @@ from clinimeta.server.database import Database
 from clinimeta.server.link import Enrolled, Link, WallClock
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
+from clinimeta.server.witness import witness
 
 log = structlog.get_logger()
 
@@ -92,7 +95,19 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         if site in keys
     }
     job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name))
-    link = Link(grid, WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s, enrolled=enrolled)
+    own = Identity(home.settings().name, read_secret(home.identity_key))
+
+    def hear(site: str, made: Checkpoint) -> None:
+        witness(database, own, site, enrolled[site].key, made)
+
+    link = Link(
+        grid,
+        WallClock(),
+        deadline_s=job.training.deadline_s,
+        poll_s=poll_s,
+        enrolled=enrolled,
+        witness=hear,
+    )
     outcome = Outcome()
     while True:
         _require_wanted(database, name)

@@ -43,9 +43,9 @@ def _training(hospital: Hospital) -> Records:
 
 @pytest.fixture(scope="module")
 def federation(
-    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records]
+    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records], study_text: str
 ) -> Iterator[Federation]:
     """All of it, running."""
-    federation = federation_of(tmp_path_factory.mktemp("federation"), tables)
+    federation = federation_of(tmp_path_factory.mktemp("federation"), tables, study_text)
     yield federation
     federation.stop()

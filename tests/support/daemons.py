@@ -193,18 +193,35 @@ def enrol(federation: Federation, name: str, records: Records, address: str = ""
         *("site", "init", root / name, "--coordinator", address or f"127.0.0.1:{federation.port}"),
         *("--data", root / f"{name}.csv", "--port", local, "--health-port", health),
     )
+    settings = root / name / "site.toml"
+    settings.write_text(settings.read_text().replace('= "required"', '= "optional"'))
     clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token")
     federation.sites[name] = Daemon(root / name, "site", health)
     return federation.sites[name]
 
 
-def federation_of(root: Path, tables: Mapping[str, Records]) -> Federation:
-    """All of it, running."""
+def approve(federation: Federation, study: str) -> None:
+    """Let all hospitals approve a study, as a person there would."""
+    path = federation.root / "approved.toml"
+    path.write_text(study)
+    asked = [
+        subprocess.Popen(
+            [CLI, "site", "approve", "--study", str(path), "--by", "Ada Byron", "--home", str(site.folder)],
+            stdout=subprocess.DEVNULL,
+        )
+        for site in federation.sites.values()
+    ]
+    assert [one.wait(60) for one in asked] == [0] * len(asked)
+
+
+def federation_of(root: Path, tables: Mapping[str, Records], study: str) -> Federation:
+    """All of it, running; the study is approved everywhere."""
     federation = make_hub(root)
     try:
         federation.hub.start()
         for name, records in tables.items():
             enrol(federation, name, records)
+        approve(federation, study)
         for daemon in federation.sites.values():
             daemon.start(wait=False)
         for daemon in federation.sites.values():

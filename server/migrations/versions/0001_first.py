@@ -47,6 +47,14 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.String(40), nullable=False),
     )
     op.create_table(
+        "checkpoints",
+        sa.Column("site", sa.String(200), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("checkpoint", sa.LargeBinary, nullable=False),
+        sa.Column("receipt", sa.LargeBinary, nullable=False),
+        sa.Column("at", sa.String(40), nullable=False),
+    )
+    op.create_table(
         "events",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("at", sa.String(40), nullable=False),

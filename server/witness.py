@@ -1,0 +1,51 @@
+"""Counter-sign hospitals' ledgers: each answer brings a checkpoint, and gets a receipt that is kept."""
+
+import sqlalchemy as sa
+import structlog
+
+from clinimeta.common.receipts import Checkpoint, receipt
+from clinimeta.common.secagg.identity import Identity
+from clinimeta.server import enrolment
+from clinimeta.server.database import Database, checkpoints
+
+log = structlog.get_logger()
+
+
+def witness(database: Database, own: Identity, site: str, site_key: bytes, made: Checkpoint) -> bool:
+    """Keep a checkpoint and the receipt for it; False (and an event) where it contradicts an earlier one."""
+    with database.change() as connection:
+        known = connection.execute(
+            sa.select(checkpoints.c.checkpoint)
+            .where(checkpoints.c.site == site, checkpoints.c.number >= made.number)
+            .order_by(checkpoints.c.number)
+        ).first()
+        if known is not None:
+            same = Checkpoint.from_bytes(known.checkpoint) == made
+            if not same:
+                log.warning("a hospital's ledger contradicts what it sent before", site=site)
+                enrolment.record(connection, site, "ledger rewritten", site, f"record {made.number}")
+            return same
+        connection.execute(
+            checkpoints.insert().values(
+                site=site,
+                number=made.number,
+                checkpoint=made.to_bytes(),
+                receipt=receipt(made, site_key, own),
+                at=enrolment.now().isoformat(),
+            )
+        )
+    return True
+
+
+def newest(database: Database, site: str) -> tuple[Checkpoint, bytes] | None:
+    """The last checkpoint of a hospital, and the receipt for it."""
+    found = all_of(database, site)
+    return found[-1] if found else None
+
+
+def all_of(database: Database, site: str) -> list[tuple[Checkpoint, bytes]]:
+    """All receipts for a hospital, in order: what it can check its ledger against after a loss."""
+    rows = database.rows(
+        sa.select(checkpoints).where(checkpoints.c.site == site).order_by(checkpoints.c.number)
+    )
+    return [(Checkpoint.from_bytes(row["checkpoint"]), row["receipt"]) for row in rows]
