@@ -23,6 +23,8 @@ from clinimeta.common.supervision import Child, Supervisor, notify_ready
 
 log = structlog.get_logger()
 
+PATIENCE_S = 15
+"""How long an answer that is being made when the daemon is told to stop may still take."""
 WELL_S, UNWELL_S, AFTER_S = 30.0, 2.0, 5.0
 """When the coordinator is asked how this hospital stands: if all is well, if not, after an answer."""
 
@@ -130,8 +132,17 @@ def run(home: Home) -> None:
     answering = Answering(home, health)
     desk = Desk(f"127.0.0.1:{local.port}", read_secret(home.superexec_secret))
     stopping, again = threading.Event(), threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        stopping.set()
+        signal.alarm(PATIENCE_S)
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
+        signal.signal(number, stop)
+    signal.signal(signal.SIGALRM, give_up)
     signal.signal(signal.SIGHUP, lambda _number, _frame: again.set())
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
@@ -158,6 +169,7 @@ def run(home: Home) -> None:
         try:
             answer_tasks(desk, answering, stopping, beat)
         finally:
+            signal.alarm(0)
             notify_ready("STOPPING=1")
             asking.stop()
             supervisor.stop()

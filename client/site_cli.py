@@ -252,7 +252,8 @@ def show_ledger(
     for record in records:
         entry = record.entry
         what = KINDS.get(entry.kind, entry.kind) if entry.outcome == "sent" else f"refused: {entry.outcome}"
-        about = f" [{entry.study}, round {entry.round}]" if entry.study else ""
+        place = "" if entry.round is None else f", round {entry.round}"
+        about = f" [{entry.study}{place}]" if entry.study else ""
         typer.echo(f"{record.number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
 
 
