@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from clinimeta.client.config import Home
 from clinimeta.client.enrol import standing
 from clinimeta.client.hospital import Hospital, open_hospital
+from clinimeta.client.roster import refresh
 from clinimeta.client.runner import answer_tasks
 from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
@@ -41,11 +42,11 @@ def supernode(home: Home) -> Child:
 
 
 class Asking(threading.Thread):
-    """Asks the coordinator how this hospital stands, and keeps the receipts for its ledger that come back."""
+    """Asks the coordinator how this hospital stands, and keeps what comes back: receipts, the roster."""
 
-    def __init__(self, home: Home, hospital: Callable[[], Hospital]) -> None:
+    def __init__(self, home: Home, hospital: Callable[[], Hospital], again: threading.Event) -> None:
         super().__init__(daemon=True)
-        self._home, self._hospital = home, hospital
+        self._home, self._hospital, self._again = home, hospital, again
         self._ended, self._wait_s = threading.Event(), UNWELL_S
         self._soon = threading.Event()
         self.approved, self.why = False, "the coordinator was not asked yet"
@@ -77,6 +78,8 @@ class Asking(threading.Thread):
         key = bytes.fromhex(hospital.enrolment.coordinator_key)
         if found.receipt is not None and not hospital.ledger.receive(*found.receipt, key):
             log.error("the coordinator's receipt does not fit the ledger", record=found.receipt[0].number)
+        if refresh(self._home):
+            self._again.set()
 
 
 class Answering:
@@ -147,7 +150,7 @@ def run(home: Home) -> None:
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
         health.start()
-        asking = Asking(home, lambda: answering.hospital)
+        asking = Asking(home, lambda: answering.hospital, again)
         answering.after = asking.soon
         told = False
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from clinimeta.common.enrolment import Said, Wanted, is_said, proves
@@ -61,6 +61,12 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     @app.get("/v1/enrolment/ca")
     def ca() -> PlainTextResponse:
         return PlainTextResponse(home.ca_certificate.read_text())
+
+    @app.get("/v1/enrolment/roster")
+    def roster() -> Response:
+        if not home.roster.exists():
+            return _error("there is no roster", 404)
+        return Response(home.roster.read_bytes(), media_type="application/json")
 
     @app.post("/v1/enrolment/enrol")
     def enrol(body: EnrolBody) -> JSONResponse:

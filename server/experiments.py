@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
+from clinimeta.common.roster_file import SignedRoster
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database, experiments
@@ -65,6 +66,8 @@ def start(home: Home, database: Database, study: "Study", participants: list[str
     needed = max(2, arm.training.aggregation.least_sites)
     if arm.protection.answers == "masked":
         needed = max(needed, arm.protection.min_cohort)
+    if arm.protection.answers == "masked":
+        _require_roster(home, participants)
     if len(participants) < needed:
         raise UserError(
             "too few hospitals are approved for this study",
@@ -95,6 +98,26 @@ def start(home: Home, database: Database, study: "Study", participants: list[str
         )
         enrolment.record(connection, who, "started", name, study.name)
     return find(database, name)
+
+
+def _require_roster(home: Home, participants: list[str]) -> None:
+    """Secure aggregation needs a signed roster that knows all who take part."""
+    if home.roster.exists():
+        members = {
+            member.site for member in SignedRoster.from_bytes(home.roster.read_bytes()).unverified().members
+        }
+        missing = sorted(set(participants) - members)
+        if not missing:
+            return
+        found = f"a roster without {', '.join(missing)}"
+    else:
+        found = "no roster"
+    raise UserError(
+        "secure aggregation needs a roster, signed offline, of all hospitals that take part",
+        where=str(home.roster),
+        found=found,
+        remedy="clinimeta consortium sign, then clinimeta coordinator roster FILE",
+    )
 
 
 def want(database: Database, experiment: str, wanted: str, who: str) -> Experiment:

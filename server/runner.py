@@ -4,9 +4,11 @@ Run as `python -m clinimeta.server.runner FOLDER WORKER`. A run of Flower's is a
 next one for the same experiment goes on from the checkpoint, and repeats or skips no round.
 """
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, 
 from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.receipts import Checkpoint
-from clinimeta.common.secagg.identity import Identity
+from clinimeta.common.roster_file import SignedRoster
+from clinimeta.common.secagg.identity import Identity, Roster
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.common.trained_model import TrainedModel
@@ -94,7 +97,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         for site in found.participants
         if site in keys
     }
-    job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name))
+    job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name), roster_of(home))
     own = Identity(home.settings().name, read_secret(home.identity_key))
 
     def hear(site: str, made: Checkpoint) -> None:
@@ -114,7 +117,8 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         experiments.update(database, name, state="running", detail="")
         try:
             outcome.introductions = link.introduce(fresh_nonce)
-            conduct(job, outcome, OverTheGrid(job, link, fresh_nonce))
+            attempt = replace(job, masked_as=f"{name} {secrets.token_hex(4)}")
+            conduct(attempt, outcome, OverTheGrid(attempt, link, fresh_nonce))
             break
         except QuorumError as error:
             log.warning("waiting for hospitals", experiment=name, why=str(error))
@@ -128,14 +132,27 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
     experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
 
 
+def roster_of(home: Home) -> Roster | None:
+    """The roster that the consortium has signed; hospitals check that, the coordinator only reads it."""
+    if not home.roster.exists():
+        return None
+    return SignedRoster.from_bytes(home.roster.read_bytes()).unverified()
+
+
 def job_of(
-    study: Study, name: str, run_dir: RunDir, sites: int, notify: Callable[[RoundSummary], None]
+    study: Study,
+    name: str,
+    run_dir: RunDir,
+    sites: int,
+    notify: Callable[[RoundSummary], None],
+    roster: Roster | None = None,
 ) -> Job:
     """The training that an experiment is."""
     plan = study.plan(study.trained, study.seeds[0])
     primary = study.plan(study.arm(study.primary), study.seeds[0])
     calibrate = primary if study.table.classes else None
-    return Job(name, plan, study.trained.training, run_dir, sites, calibrate, notify=notify)
+    training = study.trained.training
+    return Job(name, plan, training, run_dir, sites, calibrate, notify=notify, roster=roster)
 
 
 def finish(study: Study, run_dir: RunDir, outcome: Outcome) -> None:

@@ -182,7 +182,22 @@ def make_hub(root: Path) -> Federation:
     return Federation(root, Daemon(root / "hub", "coordinator", health), port, control)
 
 
-def enrol(federation: Federation, name: str, records: Records, address: str = "") -> Daemon:
+def sign_roster(federation: Federation) -> None:
+    """A consortium signs the roster of all enrolled hospitals; each learns its key from people."""
+    root, hub = federation.root, federation.hub.folder
+    said = clinimeta("consortium", "init", root / "consortium")
+    (root / "sites.json").write_text(clinimeta("coordinator", "list", "--json", "--home", hub))
+    clinimeta("consortium", "sign", root / "consortium", "--sites", root / "sites.json")
+    clinimeta("coordinator", "roster", root / "consortium" / "roster.json", "--home", hub)
+    key = said.splitlines()[0].split()[-1]
+    for site in federation.sites.values():
+        settings = site.folder / "site.toml"
+        settings.write_text(settings.read_text().replace('key = ""', f'key = "{key}"'))
+
+
+def enrol(
+    federation: Federation, name: str, records: Records, address: str = "", *, masked: bool = False
+) -> Daemon:
     """A hospital's folder with its table, enrolled and approved, not started."""
     root = federation.root
     write_table(root / f"{name}.csv", records)
@@ -194,7 +209,8 @@ def enrol(federation: Federation, name: str, records: Records, address: str = ""
         *("--data", root / f"{name}.csv", "--port", local, "--health-port", health),
     )
     settings = root / name / "site.toml"
-    settings.write_text(settings.read_text().replace('= "required"', '= "optional"'))
+    if not masked:
+        settings.write_text(settings.read_text().replace('= "required"', '= "optional"'))
     clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token")
     federation.sites[name] = Daemon(root / name, "site", health)
     return federation.sites[name]
@@ -214,13 +230,17 @@ def approve(federation: Federation, study: str) -> None:
     assert [one.wait(60) for one in asked] == [0] * len(asked)
 
 
-def federation_of(root: Path, tables: Mapping[str, Records], study: str) -> Federation:
+def federation_of(
+    root: Path, tables: Mapping[str, Records], study: str, *, masked: bool = False
+) -> Federation:
     """All of it, running; the study is approved everywhere."""
     federation = make_hub(root)
     try:
         federation.hub.start()
         for name, records in tables.items():
-            enrol(federation, name, records)
+            enrol(federation, name, records, masked=masked)
+        if masked:
+            sign_roster(federation)
         approve(federation, study)
         for daemon in federation.sites.values():
             daemon.start(wait=False)
