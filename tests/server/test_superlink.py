@@ -1,4 +1,4 @@
-"""Two listeners before one application: what passes the public one, what loopback asks for, how large it may be."""
+"""Two listeners before one application: what passes each, what it asks for, how large it may be."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
