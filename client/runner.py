@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 
 import structlog
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -33,17 +36,30 @@ def answer_tasks(
     for token in tasks(desk, CLIENT, poll_s=POLL_S, stopping=stopping, beat=beat):
         try:
             with taken(desk, token) as task:
-                push_message(task.client, app(pull_message(task), task.context), task.context)
+                push_message(task.client, reply_to(task, app), task.context)
         except KeyboardInterrupt:
             log.info("the coordinator stopped the run while its order was being answered")
         except Exception as error:
             log.error("a task failed", error=type(error).__name__)  # its text may hold anything
 
 
-def pull_message(task: Task) -> Message:
-    """The order that a task is about."""
+def reply_to(task: Task, app: ClientApp) -> Message:
+    """What the app says to the order that a task is about, or Flower's error: never nothing.
+
+    The SuperNode takes nothing else from the coordinator before there is a reply.
+    """
+    found = task.client.PullMessages(PullAppMessagesRequest())
+    header = message_from_proto(found.messages_list[0])
+    try:
+        return app(pull_message(task, found.message_object_trees[0]), task.context)
+    except Exception as error:
+        log.error("an order could not be answered", error=type(error).__name__)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=header)
+
+
+def pull_message(task: Task, tree: ObjectTree) -> Message:
+    """The order that a task is about, put together from its parts."""
     node, run_id = Node(node_id=task.context.node_id), task.context.run_id
-    tree = task.client.PullMessages(PullAppMessagesRequest()).message_object_trees[0]
     message = pull_and_inflate_object_from_tree(
         tree,
         make_pull_object_fn_protobuf(task.client.PullObject, node, run_id),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import structlog
@@ -24,7 +25,6 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -60,7 +60,7 @@ def tasks(
     """Tokens of tasks of one kind, as they come, until `stopping` is set; `beat` hears at each look whether
     the link answered.
     """
-    interceptors: list[ProtobufClientInterceptor] = [
+    interceptors = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
         SuperExecAuthHttpInterceptor(
             master_secret=desk.secret, protected_methods=["/flwr.proto.Runtime/AcquireTask"]
@@ -89,7 +89,7 @@ def taken(desk: Desk, token: str) -> Iterator[Task]:
     Flower's heartbeat raises SIGINT, so KeyboardInterrupt, where the run was stopped in the meantime.
     """
     retries = make_simple_http_retry_invoker()
-    interceptors: list[ProtobufClientInterceptor] = [
+    interceptors = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
         RuntimeTokenHttpInterceptor(token),
     ]
@@ -134,7 +134,7 @@ def stop_on_sigterm(stopping: threading.Event) -> None:
 
 @contextmanager
 def _client(
-    desk: Desk, interceptors: Sequence[ProtobufClientInterceptor], retries: RetryInvoker | None = None
+    desk: Desk, interceptors: Sequence[Any], retries: RetryInvoker | None = None
 ) -> Iterator[RuntimeHttpClient]:
     client = RuntimeHttpClient.from_server_address(
         desk.address, True, None, interceptors=interceptors, retry_invoker=retries

@@ -215,6 +215,7 @@ class Link:
             return Failure(f"Flower error {message.error.code}")
         try:
             if self._keys is not None and not is_from(message.content, self._keys[node]):
+                log.warning("an answer is not signed by the hospital that was asked", site=self._names[node])
                 return Failure("not signed by this hospital")
             envelope = envelope_of(message.content)
             self.traffic.up += envelope.size

@@ -13,7 +13,6 @@ from pathlib import Path
 import structlog
 import torch
 from flwr.serverapp import Grid
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from clinimeta.common.errors import ClinimetaError, QuorumError
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
@@ -27,6 +26,7 @@ from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
 from clinimeta.server.config import Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
+from clinimeta.server.grid import PatientGrid
 from clinimeta.server.link import Enrolled, Link, WallClock
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
@@ -53,7 +53,7 @@ def work(home: Home, worker: str) -> None:
     for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda _: None):
         try:
             with taken(desk, token) as task:
-                grid = HttpGrid(desk.address, insecure=True, token=token)
+                grid = PatientGrid(desk.address, token)
                 grid.set_run(task.run)
                 name = str(task.run.override_config.get("experiment", ""))
                 experiments.update(database, name, worker=worker)
