@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -57,6 +58,10 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     database = Database.open(home.database)
     settings = home.settings()
     own = Identity(settings.name, read_secret(home.identity_key))
+
+    @app.exception_handler(RequestValidationError)
+    def unreadable(_request: Request, _why: RequestValidationError) -> JSONResponse:
+        return _error("the request cannot be read", 422)  # FastAPI's own answer repeats what was sent
 
     @app.get("/v1/enrolment/ca")
     def ca() -> PlainTextResponse:

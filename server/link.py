@@ -220,6 +220,9 @@ class Link:
         try:
             if self._keys is not None:
                 if not is_from(message.content, self._keys[node]):
+                    log.warning(
+                        "an answer is not signed by the hospital that was asked", site=self._names[node]
+                    )
                     return Failure("not signed by this hospital")
                 made = checkpoint_of(message.content)
                 if made is None or not made.is_of(self._keys[node]):

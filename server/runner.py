@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 import torch
 from flwr.serverapp import Grid
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from clinimeta.common.errors import ClinimetaError, QuorumError
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
@@ -32,6 +31,7 @@ from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
 from clinimeta.server.config import Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
+from clinimeta.server.grid import PatientGrid
 from clinimeta.server.link import Enrolled, Link, WallClock
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
@@ -57,9 +57,11 @@ def work(home: Home, worker: str) -> None:
     stopping = threading.Event()
     stop_on_sigterm(stopping)
     for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda _: None):
+        if token is None:
+            continue
         try:
             with taken(desk, token) as task:
-                grid = HttpGrid(desk.address, insecure=True, token=token)
+                grid = PatientGrid(desk.address, token)
                 grid.set_run(task.run)
                 name = str(task.run.override_config.get("experiment", ""))
                 experiments.update(database, name, worker=worker)

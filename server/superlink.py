@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,7 +76,9 @@ def loopback(inner: App, secret: bytes) -> App:
     expected = secret.hex().encode()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(("/v1/runtime/", "/health")):
+        if scope["type"] == "websocket":
+            return
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
             if not hmac.compare_digest(given, expected):
                 await answer(send, 401)
@@ -86,12 +88,17 @@ def loopback(inner: App, secret: bytes) -> App:
     return app
 
 
+def _is_open(path: str) -> bool:
+    """The Runtime API asks for a run's own token, or for the secret shared with the round loop."""
+    return path == "/health" or path.startswith("/v1/runtime/")
+
+
 def limited(inner: App, largest: int) -> App:
-    """`inner` for requests with bodies of up to so many bytes; 413 for others."""
+    """`inner` for requests with bodies of up to so many bytes; 413 for others, whatever `inner` says."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > largest:
+        declared = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+        if not all(value.isdigit() and len(value) < 20 and int(value) <= largest for value in declared):
             await answer(send, 413)
             return
         taken, began = 0, False
@@ -106,14 +113,15 @@ def limited(inner: App, largest: int) -> App:
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal began
+            if taken > largest and not began:
+                return  # Flower makes a 500 of any exception
             began = True
             await send(message)
 
-        try:
+        with suppress(TooLarge):
             await inner(scope, counted, watched)
-        except TooLarge:
-            if not began:
-                await answer(send, 413)
+        if taken > largest and not began:
+            await answer(send, 413)
 
     return app
 
@@ -182,6 +190,7 @@ async def serve(home: Home) -> None:
 
     largest = settings.public.largest_request_mib * 2**20
     common: dict[str, Any] = {"log_config": None, "access_log": False, "workers": 1, "server_header": False}
+    common["ws"] = "none"  # an upgrade is a request like any other
     inside = _Server(
         uvicorn.Config(
             loopback(inner, read_secret(home.control_secret)),
