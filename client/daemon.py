@@ -21,12 +21,14 @@ from clinimeta.common.flower_tasks import Desk
 from clinimeta.common.health import Health
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.running import only_one
-from clinimeta.common.supervision import Child, Supervisor, notify_ready
+from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct, notify_ready
 
 log = structlog.get_logger()
 
 WELL_S, UNWELL_S = 30.0, 2.0
 """How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
+LAST_ANSWER_S = 10.0
+"""How long an answer may still take after SIGTERM; given up then, it is asked for again at the next start."""
 
 
 def supernode(home: Home) -> Child:
@@ -92,9 +94,15 @@ def run(home: Home) -> None:
 
     def stop(_number: int, _frame: object) -> None:
         stopping.set()
+        signal.setitimer(signal.ITIMER_REAL, LAST_ANSWER_S)
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    signal.signal(signal.SIGALRM, give_up)
+    keep_loopback_direct()
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
         health.start()
@@ -117,6 +125,7 @@ def run(home: Home) -> None:
             app = client_app(opened, lambda reply: to_flower(reply, own))
             answer_tasks(desk, app, stopping, beat)
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             notify_ready("STOPPING=1")
             standing.stop()
             supervisor.stop()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clinimeta.common.study import Study
 
 OVER = ("finished", "failed", "stopped")
+NO_ROOM = "no room on the coordinator's disk; it goes on by itself when there is"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class _Arriving:
     contents: dict[str, bytes] = field(default_factory=dict)
 
 
-class PatientGrid(HttpGrid):  # type: ignore[misc]  # flwr has no types
+class PatientGrid(HttpGrid):
     """A Grid whose `pull_messages` returns at once, with the replies that are whole."""
 
     def __init__(self, address: str, token: str) -> None:

@@ -34,6 +34,13 @@ class Launcher:
             if experiment.state not in experiments.OVER:
                 self.experiment(control, experiment)
 
+    def hold(self, why: str) -> None:
+        """Say of every experiment that it waits; nothing is submitted meanwhile, and no try counted."""
+        for experiment in experiments.every(self.database):
+            if experiment.state not in experiments.OVER and experiment.detail != why:
+                experiments.update(self.database, experiment.id, state="waiting", detail=why)
+        self._progress.clear()
+
     def nodes(self, control: Control) -> None:
         """Register approved hospitals, and refuse all other keys."""
         approved = {site.keys.node: site for site in enrolment.known(self.database, "approved")}

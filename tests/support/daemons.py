@@ -172,28 +172,35 @@ class Federation:
                     daemon.process.kill()
 
 
-def make_hub(root: Path) -> Federation:
-    """A coordinator's folder, not started."""
+def make_hub(root: Path, name: str = "127.0.0.1") -> Federation:
+    """A coordinator's folder, not started; its certificate is for `name`."""
     port, control, health = free_ports(3)
     clinimeta(
-        *("coordinator", "init", root / "hub", "--name-in-certificate", "127.0.0.1", "--host", "127.0.0.1"),
+        *("coordinator", "init", root / "hub", "--name-in-certificate", name, "--host", "127.0.0.1"),
         *("--port", port, "--control-port", control, "--health-port", health),
     )
     return Federation(root, Daemon(root / "hub", "coordinator", health), port, control)
 
 
-def enrol(federation: Federation, name: str, records: Records, address: str = "") -> Daemon:
-    """A hospital's folder with its table, enrolled and approved, not started."""
+def enrol(
+    federation: Federation,
+    name: str,
+    records: Records,
+    address: str = "",
+    token: str = "",
+    **environment: str,
+) -> Daemon:
+    """A hospital's folder with its table, enrolled and (where `token` is not given) approved, not started."""
     root = federation.root
     write_table(root / f"{name}.csv", records)
-    token = clinimeta("coordinator", "invite", name, "--auto", "--home", root / "hub").strip()
+    token = token or clinimeta("coordinator", "invite", name, "--auto", "--home", root / "hub").strip()
     (root / f"{name}.token").write_text(token)
     local, health = free_ports(2)
     clinimeta(
         *("site", "init", root / name, "--coordinator", address or f"127.0.0.1:{federation.port}"),
         *("--data", root / f"{name}.csv", "--port", local, "--health-port", health),
     )
-    clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token")
+    clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token", **environment)
     federation.sites[name] = Daemon(root / name, "site", health)
     return federation.sites[name]
 
@@ -218,6 +225,16 @@ def federation_of(root: Path, tables: Mapping[str, Records]) -> Federation:
 def pause_at(function: str, marker: Path, skip: int = 0) -> dict[str, str]:
     """Environment of a daemon that holds at `module:function`; see `pauses/sitecustomize.py`."""
     return {"PYTHONPATH": str(PAUSES), "CLINIMETA_TEST_PAUSE": f"{function}:{marker}:{skip}"}
+
+
+def instead(function: str, other: str) -> dict[str, str]:
+    """Environment of a daemon in which `other` (of a file in `pauses/`) is called in `function`'s place."""
+    return {"PYTHONPATH": str(PAUSES), "CLINIMETA_TEST_REPLACE": f"{function}={other}"}
+
+
+def let_go(marker: Path) -> None:
+    """Let whoever holds there go on."""
+    marker.with_name(marker.name + ".go").touch()
 
 
 def held_at(marker: Path, patience_s: float = 60) -> int:
