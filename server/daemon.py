@@ -1,7 +1,6 @@
 """The coordinator's daemon: keeps SuperLink and round loops running, and Flower in line with the database."""
 
 import secrets
-import shutil
 import signal
 import sys
 import threading
@@ -23,14 +22,12 @@ from clinimeta.server import pki
 from clinimeta.server.config import TEMPLATE, Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
-from clinimeta.server.experiments import NO_ROOM
+from clinimeta.server.experiments import LITTLE_MIB, NO_ROOM, has_room
 from clinimeta.server.launcher import Launcher
 
 log = structlog.get_logger()
 
 TICK_S = 0.5
-LITTLE_MIB = 8
-"""With less room on the disk than this nothing is begun: half of a round would be lost."""
 
 
 def make_home(
@@ -110,7 +107,7 @@ def run(home: Home) -> None:
             while not stopping.is_set():
                 supervisor.tend()
                 try:
-                    if shutil.disk_usage(home.path).free < LITTLE_MIB * 2**20:
+                    if not has_room(home):
                         health.not_ready(f"less than {LITTLE_MIB} MiB left on the disk of {home.path}")
                         launcher.hold(NO_ROOM)
                         stopping.wait(TICK_S)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from spellings import odd_spellings
 
 from clinimeta.common.private_files import read_secret
 from clinimeta.server.config import Home
@@ -89,36 +90,6 @@ def routes(flower: Any) -> list[str]:
     from flwr.superlink.main import iter_route_contexts
 
     return sorted({str(one.path) for one in iter_route_contexts(flower.routes)})
-
-
-def odd_spellings(path: str) -> list[str]:
-    """Paths that a proxy or router somewhere might take for `path`."""
-    first, _, rest = path[1:].partition("/")
-    return [
-        path + "/",
-        "/" + path,
-        path.replace("/", "//"),
-        path.upper(),
-        path.title(),
-        f"/{first}/./{rest}",
-        f"/{first}/x/../{rest}",
-        f"/v1/fleet/..{path}",
-        f"/v1/fleet/pull-messages/../..{path}",
-        f"/health/..{path}",
-        f"/v1/fleet/pull-messages;{path}",
-        path.replace("/", "\\"),
-        path.replace("/", "%2f"),
-        path.replace("-", "%2d").replace("e", "%65"),
-        path + "\0",
-        path + "%00",
-        " " + path,
-        path + "?",
-        path + "#",
-        path[1:],
-        f"https://127.0.0.1{path}",
-        "*",
-        "",
-    ]
 
 
 # What hospitals reach

@@ -94,6 +94,15 @@ class Daemon:
         except httpx.HTTPError:
             return False
 
+    def why(self) -> str:
+        """What /readyz says."""
+        import httpx
+
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.health}/readyz").text
+        except httpx.HTTPError:
+            return ""
+
     def log(self) -> str:
         """All that it said."""
         return (self.folder / "test.log").read_text(errors="replace")
