@@ -1,5 +1,6 @@
 """The hospital's daemon: keeps Flower's SuperNode running and answers its tasks with the installed code."""
 
+import logging
 import os
 import signal
 import sys
@@ -25,8 +26,9 @@ from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct
 
 log = structlog.get_logger()
 
-WELL_S, UNWELL_S = 30.0, 2.0
+WELL_S, UNWELL_S = 10.0, 2.0
 """How often the coordinator is asked how this hospital stands: while all is well, and while it is not."""
+UNCONNECTED = "Flower's SuperNode does not answer yet"
 LAST_ANSWER_S = 10.0
 """How long an answer may still take after SIGTERM; given up then, it is asked for again at the next start."""
 
@@ -64,11 +66,14 @@ class Standing(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         while True:
+            before = self.why
             try:
                 state, _ = status(self._home)
                 self.approved, self.why = state == "approved", f"at the coordinator: {state}"
             except UserError as error:
                 self.approved, self.why = False, f"{error.what}: {error.found}"
+            if self.why != before:
+                log.log(logging.INFO if self.approved else logging.WARNING, "how it stands", why=self.why)
             if self._ended.wait(WELL_S if self.approved else UNWELL_S):
                 return
 
@@ -118,7 +123,7 @@ def run(home: Home) -> None:
                     notify_ready()
                     log.info("ready", site=enrolment.site, pid=os.getpid())
             else:
-                health.not_ready(standing.why if connected else "Flower's SuperNode does not answer yet")
+                health.not_ready(UNCONNECTED if standing.approved else standing.why)
 
         standing.start()
         try:

@@ -51,7 +51,9 @@ def test_no_proxy_comes_between_processes_of_this_machine(
 DIE = "from clinimeta.common.supervision import die_with_parent; die_with_parent(); print('on')"
 
 
-@pytest.mark.parametrize(("parent", "expected"), [("-1", (1, "")), (str(os.getpid()), (0, "on\n"))])
+@pytest.mark.parametrize(
+    ("parent", "expected"), [("-1", (1, "")), (str(os.getpid()), (0, "on\n"))], ids=["ended", "there"]
+)
 def test_a_child_whose_parent_has_ended_already_ends_too(parent: str, expected: tuple[int, str]) -> None:
     """The parent died before the child could ask the kernel to be told."""
     environment = {**os.environ, "CLINIMETA_PARENT": parent}
