@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from clinimeta.common.codec import decode
@@ -23,6 +24,7 @@ from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
 R = TypeVar("R")
 log = structlog.get_logger()
 
+AWAY = ErrorCode.NODE_UNAVAILABLE
 LOOK_S = 2.0
 """How often it is looked whether a hospital has started anew while its answer is awaited."""
 
@@ -212,7 +214,8 @@ class Link:
 
     def _read(self, message: Message, node: int) -> Reply | Failure:
         if message.has_error():
-            return Failure(f"Flower error {message.error.code}")
+            code = message.error.code
+            return Failure("not connected" if code == AWAY else f"Flower error {code}")
         try:
             if self._keys is not None and not is_from(message.content, self._keys[node]):
                 log.warning("an answer is not signed by the hospital that was asked", site=self._names[node])

@@ -1,22 +1,56 @@
 """Two listeners before one application: what passes each, what it asks for, how large it may be."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from spellings import odd_spellings
 
-from clinimeta.common.private_files import read_secret
 from clinimeta.server.config import Home
 from clinimeta.server.daemon import make_home
-from clinimeta.server.superlink import CONTROL_HEADER, FLEET, App, flower_app, limited, loopback, public
+from clinimeta.server.superlink import (
+    ACTIVATE,
+    CONTROL_HEADER,
+    FLEET,
+    App,
+    flower_app,
+    limited,
+    loopback,
+    public,
+)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "post")
 PROTOBUF = (b"content-type", PROTOBUF_MEDIA_TYPE.encode())
 SECRET = bytes(range(32))
+KEY = ec.generate_private_key(ec.SECP384R1())
+
+
+def signed(key: ec.EllipticCurvePrivateKey = KEY) -> list[tuple[bytes, bytes]]:
+    """A node's headers, as a SuperNode with this key sends them."""
+    request = httpx.Request("POST", "https://127.0.0.1/")
+    context = ProtobufRequestContext("", PullMessagesRequest(), request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
+    return [(name.lower(), value) for name, value in request.headers.raw]
+
+
+def node_of(key: bytes) -> int | None:
+    """One node is registered."""
+    return 7 if key == public_key_to_bytes(KEY.public_key()) else None
+
+
+def from_outside(flower: App, enrolment: App, largest: int = 2**20) -> App:
+    return public(flower, enrolment, largest, node_of)
 
 
 def asked(
@@ -97,8 +131,11 @@ def routes(flower: Any) -> list[str]:
 
 def test_outside_only_fleet_requests_and_health_reach_flower(routes: list[str]) -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**20)
-    statuses = {(method, path): asked(app, method, path) for path in routes for method in METHODS}
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    headers = signed()
+    statuses = {
+        (method, path): asked(app, method, path, headers=headers) for path in routes for method in METHODS
+    }
     passed = {f"flower POST {path}" for path in FLEET} | {"flower GET /health"}
     assert set(heard) == passed
     assert {f"flower {m} {p}" for (m, p), status in statuses.items() if status == 200} == passed
@@ -117,13 +154,14 @@ def test_flower_has_more_than_a_hospital_needs(routes: list[str]) -> None:
 
 def test_no_spelling_of_another_route_reaches_flower(routes: list[str]) -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**20)
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    headers = signed()
     for path in routes:
         for spelled in odd_spellings(path):
             if spelled in FLEET or spelled == "/health":
                 continue
             for method in ("GET", "POST"):
-                assert asked(app, method, spelled) == 404, (method, spelled)
+                assert asked(app, method, spelled, headers=headers) == 404, (method, spelled)
     assert heard == []
 
 
@@ -136,7 +174,7 @@ def test_flower_itself_does_not_take_a_fleet_path_for_another(flower: App) -> No
 def test_a_websocket_is_no_way_in(routes: list[str]) -> None:
     heard: list[str] = []
     inner = answering("inner", heard)
-    for app in (public(inner, inner, 2**20), loopback(inner, SECRET)):
+    for app in (from_outside(inner, inner), loopback(inner, SECRET)):
         for path in routes:
             assert asked(app, "GET", path, kind="websocket") is None
     assert heard == []
@@ -177,11 +215,6 @@ def test_on_loopback_a_run_can_be_driven_by_nobody_without_its_token(routes: lis
             assert asked(app, "POST", path, headers=headers) in (401, 403, 415, 422), path
 
 
-def test_the_secret_is_the_folders_own(home: Home, tmp_path: Path) -> None:
-    other = make_home(tmp_path / "b", "b", ["b"], host="127.0.0.1", port=1, control_port=2, health_port=3)
-    assert read_secret(home.control_secret) != read_secret(other.control_secret)
-
-
 # Sizes
 
 LIMIT = 1000
@@ -210,8 +243,8 @@ def test_a_body_over_the_limit_is_refused(
     app = limited(answering("inner", heard), LIMIT)
     assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=headers) == 413
     assert heard == []
-    app = public(flower, flower, LIMIT)
-    assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=[PROTOBUF, *headers]) == 413
+    app, sent = from_outside(flower, flower, LIMIT), [PROTOBUF, *signed(), *headers]
+    assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=sent) == 413
 
 
 @pytest.mark.parametrize("chunks", [[b"x" * 1000], [b"x" * 400, b"x" * 600], [b""]])
@@ -224,9 +257,39 @@ def test_a_body_up_to_the_limit_passes_whole(chunks: list[bytes]) -> None:
     assert len(heard) == 2
 
 
+STRANGERS: dict[str, Callable[[], list[tuple[bytes, bytes]]]] = {
+    "no headers": list,
+    "a key that nobody registered": lambda: signed(ec.generate_private_key(ec.SECP384R1())),
+    "another's key": lambda: [
+        *signed(ec.generate_private_key(ec.SECP384R1())),
+        (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b64encode(public_key_to_bytes(KEY.public_key()))),
+    ],
+    "a signature of another time": lambda: [*signed(), (TIMESTAMP_HEADER.lower().encode(), b"2026-01-01")],
+    "no base64": lambda: [*signed(), (FLEET_HTTP_SIGNATURE_HEADER.lower().encode(), b"\xff")],
+    "no key": lambda: [*signed(), (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b"AAAA")],
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_a_strangers_body_is_not_read(who: str) -> None:
+    heard: list[str] = []
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    for path in FLEET - {ACTIVATE}:
+        assert asked(app, "POST", path, b"x" * 1000, headers=STRANGERS[who]()) == 401
+    assert heard == []
+    assert asked(app, "POST", "/v1/fleet/pull-messages", b"x" * 1000, headers=signed()) == 200
+
+
+def test_to_be_let_in_takes_little() -> None:
+    heard: list[str] = []
+    app = from_outside(answering("flower", heard), answering("enrolment", heard), 2**30)
+    assert asked(app, "POST", ACTIVATE, b"x" * (64 * 1024 + 1)) == 413
+    assert heard == []
+
+
 def test_enrolment_takes_little_whatever_the_limit_is() -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**30)
+    app = from_outside(answering("flower", heard), answering("enrolment", heard), 2**30)
     assert asked(app, "POST", "/v1/enrolment/enrol", b"x" * 64 * 1024) == 200
     assert asked(app, "POST", "/v1/enrolment/enrol", b"x" * (64 * 1024 + 1)) == 413
     assert len(heard) == 1

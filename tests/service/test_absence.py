@@ -43,8 +43,9 @@ def test_a_quorum_goes_on_and_names_who_stays_away(trio: Federation, study_text:
     name = trio.run(with_quorum(study_text, 0.5, 12.0, 2))
     trio.finished(name)
     rounds = trio.rounds(name)
-    assert [(row["accepted"], row["silent"], row["refused"]) for row in rounds] == [(2, ["hungary"], {})] * 2
-    assert '"silent": ["hungary"]' in clinimeta("show", name, "--home", trio.hub.folder)
+    away = {"hungary": "not connected"}
+    assert [(row["accepted"], row["refused"], row["silent"]) for row in rounds] == [(2, away, [])] * 2
+    assert '"hungary": "not connected"' in clinimeta("show", name, "--home", trio.hub.folder)
     said = [line for line in trio.hub.log().splitlines() if "sites missing from a round" in line]
     assert len(said) == 2
     assert all("hungary" in line and "cleveland" not in line for line in said)
@@ -56,9 +57,9 @@ def test_below_the_quorum_it_waits_says_for_whom_and_goes_on_when_they_come(
     name = trio.run(with_quorum(study_text, 1.0, 6.0, 3))
     waiting = until(lambda: (e := trio.experiment(name))["state"] == "waiting" and e, 90)
     assert "2 usable answers, 3 needed" in waiting["detail"]
-    assert "silent: hungary" in waiting["detail"]
+    assert "not connected: hungary" in waiting["detail"]
     shown = clinimeta("show", name, "--home", trio.hub.folder)
-    assert "because: round 1: 2 usable answers, 3 needed (silent: hungary)" in shown
+    assert "because: round 1: 2 usable answers, 3 needed (not connected: hungary)" in shown
     assert "hungary" in clinimeta("coordinator", "status", "--home", trio.hub.folder)
     assert trio.rounds(name) == []
 

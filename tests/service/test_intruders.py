@@ -261,7 +261,7 @@ def test_orders_that_are_none_are_refused_and_the_next_is_answered(
 ) -> None:
     marker = tmp_path / "said"
     pair.hub.stop()
-    hostile = instead("clinimeta.server.runner:conduct_experiment", "hostile:conduct")
+    hostile = instead("clinimeta.server.app:conduct", "hostile:conduct")
     pair.hub.start(**hostile, CLINIMETA_TEST_MARKER=str(marker))
     before = {name: site.children() for name, site in pair.sites.items()}
     undisturbed_by(pair, study_text, lambda _name: None, expected)

@@ -41,7 +41,7 @@ def bundle(ours):
     return content, hashlib.sha256(content).hexdigest()
 
 
-def conduct(ours, home, database, name, grid, *, poll_s):
+def conduct(ours, job, outcome, hospitals):
     """Orders that are none, to every node, whose answers are written down; then the experiment."""
     import numpy as np
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -64,7 +64,7 @@ def conduct(ours, home, database, name, grid, *, poll_s):
         ("evaluate", good),
         ("query.introduction", good),
     ]
-    said = []
+    said, grid = [], hospitals.link._grid
     nodes = list(grid.get_node_ids())
     for kind, content in orders:
         messages = [Message(content, node, kind, ttl=60.0) for node in nodes]
@@ -81,4 +81,4 @@ def conduct(ours, home, database, name, grid, *, poll_s):
             time.sleep(0.2)
         said += [f"{kind}: silence"] * len(waiting)
     Path(os.environ["CLINIMETA_TEST_MARKER"]).write_text("\n".join(said))
-    return ours(home, database, name, grid, poll_s=poll_s)
+    return ours(job, outcome, hospitals)
