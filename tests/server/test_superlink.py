@@ -5,16 +5,13 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import TIMESTAMP_HEADER
-from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from nodes import headers_of
 from spellings import odd_spellings
 
 from clinimeta.server.config import Home
@@ -34,14 +31,6 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 PROTOBUF = (b"content-type", PROTOBUF_MEDIA_TYPE.encode())
 SECRET = bytes(range(32))
 KEY = ec.generate_private_key(ec.SECP384R1())
-
-
-def signed(key: ec.EllipticCurvePrivateKey = KEY) -> list[tuple[bytes, bytes]]:
-    """A node's headers, as a SuperNode with this key sends them."""
-    request = httpx.Request("POST", "https://127.0.0.1/")
-    context = ProtobufRequestContext("", PullMessagesRequest(), request)
-    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
-    return [(name.lower(), value) for name, value in request.headers.raw]
 
 
 def node_of(key: bytes) -> int | None:
@@ -132,7 +121,7 @@ def routes(flower: Any) -> list[str]:
 def test_outside_only_fleet_requests_and_health_reach_flower(routes: list[str]) -> None:
     heard: list[str] = []
     app = from_outside(answering("flower", heard), answering("enrolment", heard))
-    headers = signed()
+    headers = headers_of(KEY)
     statuses = {
         (method, path): asked(app, method, path, headers=headers) for path in routes for method in METHODS
     }
@@ -155,7 +144,7 @@ def test_flower_has_more_than_a_hospital_needs(routes: list[str]) -> None:
 def test_no_spelling_of_another_route_reaches_flower(routes: list[str]) -> None:
     heard: list[str] = []
     app = from_outside(answering("flower", heard), answering("enrolment", heard))
-    headers = signed()
+    headers = headers_of(KEY)
     for path in routes:
         for spelled in odd_spellings(path):
             if spelled in FLEET or spelled == "/health":
@@ -243,7 +232,7 @@ def test_a_body_over_the_limit_is_refused(
     app = limited(answering("inner", heard), LIMIT)
     assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=headers) == 413
     assert heard == []
-    app, sent = from_outside(flower, flower, LIMIT), [PROTOBUF, *signed(), *headers]
+    app, sent = from_outside(flower, flower, LIMIT), [PROTOBUF, *headers_of(KEY), *headers]
     assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=sent) == 413
 
 
@@ -259,14 +248,17 @@ def test_a_body_up_to_the_limit_passes_whole(chunks: list[bytes]) -> None:
 
 STRANGERS: dict[str, Callable[[], list[tuple[bytes, bytes]]]] = {
     "no headers": list,
-    "a key that nobody registered": lambda: signed(ec.generate_private_key(ec.SECP384R1())),
+    "a key that nobody registered": lambda: headers_of(ec.generate_private_key(ec.SECP384R1())),
     "another's key": lambda: [
-        *signed(ec.generate_private_key(ec.SECP384R1())),
+        *headers_of(ec.generate_private_key(ec.SECP384R1())),
         (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b64encode(public_key_to_bytes(KEY.public_key()))),
     ],
-    "a signature of another time": lambda: [*signed(), (TIMESTAMP_HEADER.lower().encode(), b"2026-01-01")],
-    "no base64": lambda: [*signed(), (FLEET_HTTP_SIGNATURE_HEADER.lower().encode(), b"\xff")],
-    "no key": lambda: [*signed(), (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b"AAAA")],
+    "a signature of another time": lambda: [
+        *headers_of(KEY),
+        (TIMESTAMP_HEADER.lower().encode(), b"2026-01-01"),
+    ],
+    "no base64": lambda: [*headers_of(KEY), (FLEET_HTTP_SIGNATURE_HEADER.lower().encode(), b"\xff")],
+    "no key": lambda: [*headers_of(KEY), (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b"AAAA")],
 }
 
 
@@ -277,7 +269,7 @@ def test_a_strangers_body_is_not_read(who: str) -> None:
     for path in FLEET - {ACTIVATE}:
         assert asked(app, "POST", path, b"x" * 1000, headers=STRANGERS[who]()) == 401
     assert heard == []
-    assert asked(app, "POST", "/v1/fleet/pull-messages", b"x" * 1000, headers=signed()) == 200
+    assert asked(app, "POST", "/v1/fleet/pull-messages", b"x" * 1000, headers=headers_of(KEY)) == 200
 
 
 def test_to_be_let_in_takes_little() -> None:

@@ -14,12 +14,13 @@ from daemons import Federation
 from flwr.app import Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -39,6 +40,14 @@ def fleet(federation: Federation, key: ec.EllipticCurvePrivateKey) -> Iterator[F
     )
     with client:
         yield client
+
+
+def headers_of(key: ec.EllipticCurvePrivateKey) -> list[tuple[bytes, bytes]]:
+    """What a SuperNode with this key sends beside a request, names in lower case."""
+    request = httpx.Request("POST", "https://127.0.0.1/", headers={})
+    context = ProtobufRequestContext("", PullMessagesRequest(), request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
+    return [(name.lower(), value) for name, value in request.headers.raw if name.lower() != b"host"]
 
 
 def refusal_of(what: Any) -> int:
