@@ -6,7 +6,8 @@ come and go under it: one that ends early is followed by another, which goes on 
 
 import json
 import secrets
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from clinimeta.common.study import Study
 
 OVER = ("finished", "failed", "stopped")
+NO_ROOM = "no room on the coordinator's disk; it goes on by itself when there is"
+
+LITTLE_MIB = 8
+"""With less room on the disk than this nothing is begun: half of a round would be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,18 @@ def want(database: Database, experiment: str, wanted: str, who: str) -> Experime
         )
         enrolment.record(connection, who, "stop" if wanted == "stopped" else "resume", experiment)
     return find(database, experiment)
+
+
+def has_room(home: Home) -> bool:
+    """Whether there is room on the coordinator's disk to go on."""
+    return shutil.disk_usage(home.path).free >= LITTLE_MIB * 2**20
+
+
+def as_shown(home: Home, found: Experiment) -> Experiment:
+    """What to tell people: a disk without room has none for the news that it is full, either."""
+    if found.state in OVER or has_room(home):
+        return found
+    return replace(found, state="waiting", detail=NO_ROOM)
 
 
 def update(database: Database, experiment: str, **changes: Any) -> None:

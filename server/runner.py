@@ -8,6 +8,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +16,10 @@ from pathlib import Path
 import structlog
 import torch
 from flwr.serverapp import Grid
+from sqlalchemy.exc import SQLAlchemyError
 
 from clinimeta.common.errors import ClinimetaError, QuorumError
+from clinimeta.common.files import is_full
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
 from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
@@ -31,6 +34,7 @@ from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
 from clinimeta.server.config import Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
+from clinimeta.server.experiments import NO_ROOM
 from clinimeta.server.grid import PatientGrid
 from clinimeta.server.link import Enrolled, Link, WallClock
 from clinimeta.server.store import RunDir
@@ -116,22 +120,28 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
     outcome = Outcome()
     while True:
         _require_wanted(database, name)
-        experiments.update(database, name, state="running", detail="")
         try:
+            experiments.update(database, name, state="running", detail="")
             outcome.introductions = link.introduce(fresh_nonce)
             attempt = replace(job, masked_as=f"{name} {secrets.token_hex(4)}")
             conduct(attempt, outcome, OverTheGrid(attempt, link, fresh_nonce))
-            break
+            finish(study, run_dir, outcome)
+            run_dir.write_manifest(manifest_of(home, found, job, outcome))
+            experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
+            return
         except QuorumError as error:
             log.warning("waiting for hospitals", experiment=name, why=str(error))
             experiments.update(database, name, state="waiting", detail=str(error))
-            link.wait(AGAIN_S)
         except ClinimetaError as error:  # trying again would end the same
             experiments.update(database, name, state="failed", detail=str(error))
             return
-    finish(study, run_dir, outcome)
-    run_dir.write_manifest(manifest_of(home, found, job, outcome))
-    experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
+        except (OSError, SQLAlchemyError) as error:
+            if not is_full(error):
+                raise
+            log.warning("waiting for room on the disk", experiment=name)
+            with suppress(SQLAlchemyError):
+                experiments.update(database, name, state="waiting", detail=NO_ROOM)
+        link.wait(AGAIN_S)
 
 
 def roster_of(home: Home) -> Roster | None:

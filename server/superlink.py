@@ -22,6 +22,7 @@ from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.server.config import CoordinatorSettings, Home
+from clinimeta.server.node_auth import NodeOf, is_signed_by_a_node
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -52,19 +53,29 @@ class TooLarge(Exception):  # noqa: N818 (it ends a request)
     """A request's body is larger than allowed."""
 
 
-def public(inner: App, enrolment: App, largest: int) -> App:
-    """What hospitals reach: `inner`'s Fleet API and health, and enrolment; bodies up to `largest` bytes."""
+ACTIVATE, LITTLE = "/v1/fleet/activate-node", 64 * 1024
+"""Who is not registered is told so by Flower, in words, when it asks to be let in; and asks little."""
+
+
+def public(inner: App, enrolment: App, largest: int, node_of: NodeOf) -> App:
+    """What hospitals reach: `inner`'s Fleet API and health, and enrolment.
+
+    Bodies have up to `largest` bytes from registered nodes, and few from others.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        if method == "POST" and path in FLEET:
-            await limited(inner, largest)(scope, receive, send)
+        if method == "POST" and path == ACTIVATE:
+            await limited(inner, LITTLE)(scope, receive, send)
+        elif method == "POST" and path in FLEET:
+            known = await asyncio.to_thread(is_signed_by_a_node, scope["headers"], node_of)
+            await (limited(inner, largest)(scope, receive, send) if known else answer(send, 401))
         elif method == "GET" and path == "/health":
             await inner(scope, receive, send)
         elif path.startswith("/v1/enrolment/"):
-            await limited(enrolment, 64 * 1024)(scope, receive, send)
+            await limited(enrolment, LITTLE)(scope, receive, send)
         else:
             await answer(send, 404)
 
@@ -185,8 +196,15 @@ async def serve(home: Home) -> None:
     settings = home.settings()
     inner = flower_app(home, settings)
 
+    def state() -> Any:
+        return inner.state.linkstate_factory.state()  # type: ignore[attr-defined]
+
     def deactivate(node: int) -> object:
-        return inner.state.linkstate_factory.state().deactivate_node(node)  # type: ignore[attr-defined]
+        return state().deactivate_node(node)
+
+    def node_of(key: bytes) -> int | None:
+        found: int | None = state().get_node_id_by_public_key(key)
+        return found
 
     largest = settings.public.largest_request_mib * 2**20
     common: dict[str, Any] = {"log_config": None, "access_log": False, "workers": 1, "server_header": False}
@@ -201,7 +219,7 @@ async def serve(home: Home) -> None:
     )
     outside = _Server(
         uvicorn.Config(
-            public(inner, enrolment_app(home, deactivate), largest),
+            public(inner, enrolment_app(home, deactivate), largest, node_of),
             host=settings.public.host,
             port=settings.public.port,
             lifespan="off",

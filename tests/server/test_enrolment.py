@@ -1,8 +1,7 @@
 """Enrolment as somebody would try to cheat it: tokens, proofs, keys, times, and bodies that are none."""
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,40 +9,16 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from enrolling import HOUR, Hospital, Hub, body_of, hospital
 from fastapi.testclient import TestClient
 
 from clinimeta.client.keys import public_pem
-from clinimeta.common.enrolment import CLOCKS_APART, Said, Wanted, prove
+from clinimeta.common.enrolment import CLOCKS_APART, prove
 from clinimeta.common.errors import UserError
-from clinimeta.common.secagg.identity import Identity
 from clinimeta.server import enrolment
 from clinimeta.server.daemon import make_home
 from clinimeta.server.database import Database
 from clinimeta.server.enrolment_api import enrolment_app
-
-HOUR = timedelta(hours=1)
-
-
-@dataclass(slots=True)
-class Hub:
-    """A coordinator's enrolment, asked as over the network."""
-
-    database: Database
-    http: TestClient
-    deactivated: list[int] = field(default_factory=list)
-
-    def invite(self, site: str = "ulm", **options: Any) -> str:
-        return enrolment.invite(self.database, site, HOUR, "operator", **options)
-
-    def post(self, what: str, body: Any) -> int:
-        return self.http.post(
-            f"/v1/enrolment/{what}",
-            content=json.dumps(body),  # not json=, which cannot write half a letter
-            headers={"content-type": "application/json"},
-        ).status_code
-
-    def sites(self) -> dict[str, str]:
-        return {site.name: site.state for site in enrolment.known(self.database)}
 
 
 @pytest.fixture
@@ -55,44 +30,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     hub.http = TestClient(enrolment_app(home, hub.deactivated.append), raise_server_exceptions=False)
     yield hub
     hub.database.engine.dispose()
-
-
-@dataclass(frozen=True, slots=True)
-class Hospital:
-    """Keys of somebody who asks to be enrolled."""
-
-    node: ec.EllipticCurvePrivateKey
-    own: Identity
-
-    def wanted(self, token: str) -> Wanted:
-        return Wanted(token, public_pem(self.node), self.own.public, "clinimeta 0.1")
-
-    def body(self, token: str) -> dict[str, Any]:
-        return body_of(self.wanted(token), *prove(self.wanted(token), self.node, self.own))
-
-    def says(self, what: Any, at: datetime | str) -> dict[str, Any]:
-        text = at if isinstance(at, str) else at.isoformat()
-        said = Said(what, self.own.public, text)
-        return {
-            "identity_key": self.own.public.hex(),
-            "at": text,
-            "proof": self.own.sign(said.message).hex(),
-        }
-
-
-def hospital(number: int = 1) -> Hospital:
-    return Hospital(ec.generate_private_key(ec.SECP384R1()), Identity("", bytes([number]) * 32))
-
-
-def body_of(wanted: Wanted, node_proof: bytes, identity_proof: bytes) -> dict[str, Any]:
-    return {
-        "token": wanted.token,
-        "node_key": wanted.node_key.hex(),
-        "identity_key": wanted.identity_key.hex(),
-        "software": wanted.software,
-        "node_proof": node_proof.hex(),
-        "identity_proof": identity_proof.hex(),
-    }
 
 
 # Tokens

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import structlog
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from clinimeta.common.flower_records import from_flower, to_flower
 from clinimeta.common.receipts import Checkpoint, checkpoint
@@ -230,3 +232,24 @@ def test_what_cannot_be_read_is_a_failure_like_any_other() -> None:
     wire = Wire({"ulm": lambda _wire, _order, _node: RecordDict({})})
     found = one_round(wire.link())
     assert found.aggregate.refused == {"ulm": UNSIGNED}
+
+
+@pytest.mark.parametrize(("times", "refused"), [(1, {}), (2, {"ulm": "Flower error 3"})])
+def test_an_order_that_flower_lost_is_sent_again_once(
+    times: int, refused: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Wire().link()
+    pull, left = LoopbackGrid.pull_messages, [None] * times
+
+    def losing(grid: LoopbackGrid, message_ids: Iterable[str]) -> Iterable[Message]:
+        for reply in pull(grid, message_ids):
+            record = from_flower(reply.content)
+            if isinstance(record, MetaGradient) and record.site == "ulm" and left:
+                left.pop()
+                reply = make_message(reply.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE))
+            yield reply
+
+    monkeypatch.setattr(LoopbackGrid, "pull_messages", losing)
+    found = one_round(link)
+    assert found.aggregate.refused == refused
+    assert found.aggregate.accepted == tuple(node for node in NODES if node not in refused)

@@ -1,21 +1,45 @@
 """Two listeners before one application: what passes each, what it asks for, how large it may be."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from nodes import headers_of
+from spellings import odd_spellings
 
-from clinimeta.common.private_files import read_secret
 from clinimeta.server.config import Home
 from clinimeta.server.daemon import make_home
-from clinimeta.server.superlink import CONTROL_HEADER, FLEET, App, flower_app, limited, loopback, public
+from clinimeta.server.superlink import (
+    ACTIVATE,
+    CONTROL_HEADER,
+    FLEET,
+    App,
+    flower_app,
+    limited,
+    loopback,
+    public,
+)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "post")
 PROTOBUF = (b"content-type", PROTOBUF_MEDIA_TYPE.encode())
 SECRET = bytes(range(32))
+KEY = ec.generate_private_key(ec.SECP384R1())
+
+
+def node_of(key: bytes) -> int | None:
+    """One node is registered."""
+    return 7 if key == public_key_to_bytes(KEY.public_key()) else None
+
+
+def from_outside(flower: App, enrolment: App, largest: int = 2**20) -> App:
+    return public(flower, enrolment, largest, node_of)
 
 
 def asked(
@@ -91,43 +115,16 @@ def routes(flower: Any) -> list[str]:
     return sorted({str(one.path) for one in iter_route_contexts(flower.routes)})
 
 
-def odd_spellings(path: str) -> list[str]:
-    """Paths that a proxy or router somewhere might take for `path`."""
-    first, _, rest = path[1:].partition("/")
-    return [
-        path + "/",
-        "/" + path,
-        path.replace("/", "//"),
-        path.upper(),
-        path.title(),
-        f"/{first}/./{rest}",
-        f"/{first}/x/../{rest}",
-        f"/v1/fleet/..{path}",
-        f"/v1/fleet/pull-messages/../..{path}",
-        f"/health/..{path}",
-        f"/v1/fleet/pull-messages;{path}",
-        path.replace("/", "\\"),
-        path.replace("/", "%2f"),
-        path.replace("-", "%2d").replace("e", "%65"),
-        path + "\0",
-        path + "%00",
-        " " + path,
-        path + "?",
-        path + "#",
-        path[1:],
-        f"https://127.0.0.1{path}",
-        "*",
-        "",
-    ]
-
-
 # What hospitals reach
 
 
 def test_outside_only_fleet_requests_and_health_reach_flower(routes: list[str]) -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**20)
-    statuses = {(method, path): asked(app, method, path) for path in routes for method in METHODS}
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    headers = headers_of(KEY)
+    statuses = {
+        (method, path): asked(app, method, path, headers=headers) for path in routes for method in METHODS
+    }
     passed = {f"flower POST {path}" for path in FLEET} | {"flower GET /health"}
     assert set(heard) == passed
     assert {f"flower {m} {p}" for (m, p), status in statuses.items() if status == 200} == passed
@@ -146,13 +143,14 @@ def test_flower_has_more_than_a_hospital_needs(routes: list[str]) -> None:
 
 def test_no_spelling_of_another_route_reaches_flower(routes: list[str]) -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**20)
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    headers = headers_of(KEY)
     for path in routes:
         for spelled in odd_spellings(path):
             if spelled in FLEET or spelled == "/health":
                 continue
             for method in ("GET", "POST"):
-                assert asked(app, method, spelled) == 404, (method, spelled)
+                assert asked(app, method, spelled, headers=headers) == 404, (method, spelled)
     assert heard == []
 
 
@@ -165,7 +163,7 @@ def test_flower_itself_does_not_take_a_fleet_path_for_another(flower: App) -> No
 def test_a_websocket_is_no_way_in(routes: list[str]) -> None:
     heard: list[str] = []
     inner = answering("inner", heard)
-    for app in (public(inner, inner, 2**20), loopback(inner, SECRET)):
+    for app in (from_outside(inner, inner), loopback(inner, SECRET)):
         for path in routes:
             assert asked(app, "GET", path, kind="websocket") is None
     assert heard == []
@@ -206,11 +204,6 @@ def test_on_loopback_a_run_can_be_driven_by_nobody_without_its_token(routes: lis
             assert asked(app, "POST", path, headers=headers) in (401, 403, 415, 422), path
 
 
-def test_the_secret_is_the_folders_own(home: Home, tmp_path: Path) -> None:
-    other = make_home(tmp_path / "b", "b", ["b"], host="127.0.0.1", port=1, control_port=2, health_port=3)
-    assert read_secret(home.control_secret) != read_secret(other.control_secret)
-
-
 # Sizes
 
 LIMIT = 1000
@@ -239,8 +232,8 @@ def test_a_body_over_the_limit_is_refused(
     app = limited(answering("inner", heard), LIMIT)
     assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=headers) == 413
     assert heard == []
-    app = public(flower, flower, LIMIT)
-    assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=[PROTOBUF, *headers]) == 413
+    app, sent = from_outside(flower, flower, LIMIT), [PROTOBUF, *headers_of(KEY), *headers]
+    assert asked(app, "POST", "/v1/fleet/push-object", *chunks, headers=sent) == 413
 
 
 @pytest.mark.parametrize("chunks", [[b"x" * 1000], [b"x" * 400, b"x" * 600], [b""]])
@@ -253,9 +246,42 @@ def test_a_body_up_to_the_limit_passes_whole(chunks: list[bytes]) -> None:
     assert len(heard) == 2
 
 
+STRANGERS: dict[str, Callable[[], list[tuple[bytes, bytes]]]] = {
+    "no headers": list,
+    "a key that nobody registered": lambda: headers_of(ec.generate_private_key(ec.SECP384R1())),
+    "another's key": lambda: [
+        *headers_of(ec.generate_private_key(ec.SECP384R1())),
+        (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b64encode(public_key_to_bytes(KEY.public_key()))),
+    ],
+    "a signature of another time": lambda: [
+        *headers_of(KEY),
+        (TIMESTAMP_HEADER.lower().encode(), b"2026-01-01"),
+    ],
+    "no base64": lambda: [*headers_of(KEY), (FLEET_HTTP_SIGNATURE_HEADER.lower().encode(), b"\xff")],
+    "no key": lambda: [*headers_of(KEY), (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), b"AAAA")],
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_a_strangers_body_is_not_read(who: str) -> None:
+    heard: list[str] = []
+    app = from_outside(answering("flower", heard), answering("enrolment", heard))
+    for path in FLEET - {ACTIVATE}:
+        assert asked(app, "POST", path, b"x" * 1000, headers=STRANGERS[who]()) == 401
+    assert heard == []
+    assert asked(app, "POST", "/v1/fleet/pull-messages", b"x" * 1000, headers=headers_of(KEY)) == 200
+
+
+def test_to_be_let_in_takes_little() -> None:
+    heard: list[str] = []
+    app = from_outside(answering("flower", heard), answering("enrolment", heard), 2**30)
+    assert asked(app, "POST", ACTIVATE, b"x" * (64 * 1024 + 1)) == 413
+    assert heard == []
+
+
 def test_enrolment_takes_little_whatever_the_limit_is() -> None:
     heard: list[str] = []
-    app = public(answering("flower", heard), answering("enrolment", heard), 2**30)
+    app = from_outside(answering("flower", heard), answering("enrolment", heard), 2**30)
     assert asked(app, "POST", "/v1/enrolment/enrol", b"x" * 64 * 1024) == 200
     assert asked(app, "POST", "/v1/enrolment/enrol", b"x" * (64 * 1024 + 1)) == 413
     assert len(heard) == 1

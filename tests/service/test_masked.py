@@ -35,11 +35,9 @@ def three(tables: Mapping[str, Records]) -> Mapping[str, Records]:
 
 
 @pytest.fixture(scope="module")
-def masked(
-    tmp_path_factory: pytest.TempPathFactory, three: Mapping[str, Records], masked_study: Study
-) -> Iterator[Federation]:
+def masked(tmp_path_factory: pytest.TempPathFactory, three: Mapping[str, Records]) -> Iterator[Federation]:
     root = tmp_path_factory.mktemp("masked")
-    federation = federation_of(root, three, masked_study.to_toml(), masked=True)
+    federation = federation_of(root, three, masked=True)
     yield federation
     federation.stop()
 
