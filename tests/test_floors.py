@@ -14,7 +14,8 @@ FOLDERS = ("common", "client", "server", "simulations")
 KNOW_FLOWER = {
     *(f"common/{name}.py" for name in ("flower_records", "flower_tasks")),
     *(f"client/{name}.py" for name in ("app", "daemon", "gate", "hospital", "runner", "supernode")),
-    *(f"server/{name}.py" for name in ("app", "bundle", "control", "grid", "link", "runner", "superlink")),
+    *(f"server/{name}.py" for name in ("app", "bundle", "control", "grid", "link", "node_auth", "runner")),
+    "server/superlink.py",
     *(f"simulations/{name}.py" for name in ("loopback", "ray_engine")),
 }
 
