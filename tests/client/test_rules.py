@@ -95,7 +95,7 @@ STANDING = [
 
 
 class _Weaken(ast.NodeTransformer):
-    """Makes one change to the rules: the `target`-th of all operands dropped, comparisons loosened, rules cut."""
+    """Makes one change to the rules: the `target`-th of all parts left out, or comparisons moved."""
 
     def __init__(self, target: int) -> None:
         self.target, self.seen, self.what = target, 0, ""

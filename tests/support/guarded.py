@@ -51,7 +51,7 @@ LENIENT: Mapping[str, Any] = {"secure_aggregation": "optional", "min_rows": 1, "
 
 
 def plan_of(**changes: Any) -> Plan:
-    """The plan of a small study; `episodes`, `protection`, `table`, ... change single keys of those groups."""
+    """The plan of a small study; a dictionary for `episodes`, `protection` or `table` changes keys of it."""
     made = {
         key: getattr(BASE, key).model_copy(update=value) if isinstance(value, dict) else value
         for key, value in changes.items()
@@ -81,7 +81,7 @@ def fresh(plan: Plan) -> Params:
 
 
 def orders_for(plan: Plan) -> dict[str, Order]:
-    """One order of each kind; the two of secure aggregation as they come, at the start and with parameters."""
+    """One order of each kind, and of secure aggregation one for each part of the conversation."""
     data, params = plan.canonical(), fresh(plan)
     return {
         "introduction": IntroductionOrder("nonce"),
@@ -99,16 +99,22 @@ class Touched(Exception):  # noqa: N818 (a mark, not an error)
 
 
 class Untouchable(Mapping[str, Sequence[str]]):
-    """The cells of a table that raises as soon as anybody looks at them, or counts them."""
+    """The cells of a table that raises, once it is armed, as soon as anybody looks at them or counts them."""
+
+    armed = False
 
     def __getitem__(self, key: str) -> Sequence[str]:
         raise Touched
 
     def __iter__(self) -> Iterator[str]:
-        raise Touched
+        if self.armed:
+            raise Touched
+        return iter(())
 
     def __len__(self) -> int:
-        raise Touched
+        if self.armed:
+            raise Touched
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,8 @@ class Hospital:
 
     def site(self, guard: Guard, *, identity: bool = True, budget: bool = True) -> Site:
         """One whose table raises `Touched`."""
-        site = Site(ME, Records("bern.csv", Untouchable()), guard=guard)
+        cells = Untouchable()
+        site = Site(ME, Records("bern.csv", cells), guard=guard)
         if identity:
             site = replace(site, party=site_of(ME, roster_of(("bern", "graz", "lund"))))
         if budget:
@@ -140,4 +147,5 @@ class Hospital:
             site = replace(
                 site, budget=Budget.open(path) if there else Budget.create(path, Allowance(50.0, 1e-5))
             )
+        cells.armed = True
         return site
