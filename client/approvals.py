@@ -30,6 +30,8 @@ from clinimeta.common.settings import Settings, parse
 
 MOST_PENDING = 50
 """Plans that wait at most. A further one is refused like them and not kept: a flood hides nothing."""
+MOST_BY_POLICY = 200
+"""Plans that a policy approves at most, ever; the next wait for a person, since so many are no study."""
 AUTO = "auto"
 """Who approves where the site's policy does."""
 SHORTEST = 8
@@ -101,12 +103,15 @@ class Approvals:
         for folder in (self.folder, self._pending, self._decided):
             make_private_folder(folder, _NOT_PRIVATE)
 
-    def keep(self, plan: Plan) -> bool:
-        """Let a plan wait for a person; False where it is known already, or too many are waiting."""
+    def keep(self, plan: Plan, most: int | None = MOST_PENDING) -> bool:
+        """Let a plan wait for a person; False where it is known already, or `most` are waiting.
+
+        Somebody at the site who brings a plan gives None, so that no flood from outside keeps it out.
+        """
         if self.knows(plan):
             return False
         with self._alone():
-            if self.knows(plan) or len(_names(self._pending)) >= MOST_PENDING:
+            if self.knows(plan) or (most is not None and len(_names(self._pending)) >= most):
                 return False
             self._write(self._pending, Dossier(plan, (self._event("seen"),)))
         return True
@@ -185,16 +190,19 @@ class Approvals:
                 raise ApprovalError("this plan was withdrawn or turned down before", found=dossier.digest)
             return self._decide(dossier, "withdrawn", _person(by), reason)
 
-    def approve_by_policy(self, plan: Plan) -> bool:
-        """Record that the site's policy has approved a plan; False where a person has withdrawn it."""
+    def approve_by_policy(self, plan: Plan) -> str:
+        """Record that the site's policy has approved a plan; else why it may not, in a sentence."""
         with self._alone():
             name = f"{plan.digest}.json"
             folder = next((f for f in (self._decided, self._pending) if (f / name).exists()), None)
             dossier = Dossier(plan, (self._event("seen"),)) if folder is None else self._read(folder, name)
             if dossier.events[-1].what == "withdrawn":
-                return False
+                return "the site has withdrawn its approval of this plan"
+            known = [one for one in self._all_decided() if one.digest != plan.digest]
+            if sum(any(event.by == AUTO for event in one.events) for one in known) >= MOST_BY_POLICY:
+                return f"the site's policy has approved {MOST_BY_POLICY} plans; a person decides about others"
             self._decide(dossier, "approved", AUTO, "the site's policy approves what it allows")
-        return True
+        return ""
 
     def last_approved(self, plan: Plan) -> Plan | None:
         """What a person compares a plan with: the last approved one of its study and arm, else of its study,

@@ -95,11 +95,16 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A site's budget file; any number of processes may use it at once. Make it with `create` or `open`."""
+    """A site's budget file; any number of processes may use it at once. Make it with `create` or `open`.
+
+    The lifetime's allowance is fixed in the file. `within` is a second one, which may be made smaller or
+    larger at any time; an answer must fit into both.
+    """
 
     path: Path
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     new_key: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(32))
+    within: Allowance | None = None
 
     @staticmethod
     def create(path: Path, lifetime: Allowance) -> "Budget":
@@ -151,7 +156,7 @@ class Budget:
             ValueError: the noise multiplier is not positive.
         """
         with self._transaction() as database:
-            before = _require_allowed(database, answer, allowance)
+            before = _require_allowed(database, answer, allowance, self.within)
             if before is not None:
                 return Reservation(before, again=True)
             database.execute(
@@ -177,7 +182,7 @@ class Budget:
             BudgetError, BudgetFileError, ValueError: as `reserve`.
         """
         with self._transaction() as database:
-            _require_allowed(database, answer, allowance)
+            _require_allowed(database, answer, allowance, self.within)
 
     def forget_keys(self, run: str, before_round: int) -> None:
         """Erase the keys of a run's earlier rounds: nobody needs them again, and they undo the noise.
@@ -259,7 +264,9 @@ class Budget:
             ) from None
 
 
-def _require_allowed(database: sqlite3.Connection, answer: Answer, allowance: Allowance) -> bytes | None:
+def _require_allowed(
+    database: sqlite3.Connection, answer: Answer, allowance: Allowance, within: Allowance | None
+) -> bytes | None:
     """The key of the same answer if it was recorded; None where it was not, and may be.
 
     Raises:
@@ -279,7 +286,8 @@ def _require_allowed(database: sqlite3.Connection, answer: Answer, allowance: Al
             f"began, not epsilon {allowance.epsilon:g} at delta {allowance.delta:g}"
         )
     _require_left("study", _multipliers(database, answer.study), answer, allowance)
-    _require_left("lifetime", _multipliers(database), answer, _lifetime(database))
+    for allowed in (_lifetime(database), *(() if within is None else (within,))):
+        _require_left("lifetime", _multipliers(database), answer, allowed)
     return None
 
 

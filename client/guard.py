@@ -19,7 +19,6 @@ log = structlog.get_logger()
 
 UNKNOWN_ROWS = (0, 10**9)
 """The range of rows of a site that does not tell how many it has."""
-_WITHDRAWN = "the site has withdrawn its approval of this plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,8 @@ class Guard:
         verdict = judge(self.policy, decisions, order, plan, facts)
         if verdict is None and not is_approved(self.policy, decisions, plan, facts.today):
             # The policy approves, unless a person has withdrawn the plan at this very moment.
-            return None if self.approvals.approve_by_policy(plan) else Verdict("not_approved", _WITHDRAWN)
+            why_not = self.approvals.approve_by_policy(plan)
+            verdict = Verdict("not_approved", why_not) if why_not else None
         if verdict is not None and verdict.code == "not_approved":
             self._keep(plan)
         return verdict

@@ -1,7 +1,7 @@
 """A hospital put together from its folder: table, policy, approvals, budget, ledger, gate."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from flwr.clientapp import ClientApp
@@ -54,8 +54,10 @@ def policy_digest(policy: Policy) -> str:
 
 
 def budget_of(home: Home, policy: Policy) -> Budget:
-    """The hospital's privacy budget, made where it is missing."""
-    return Budget.open(home.budget) if home.budget.exists() else Budget.create(home.budget, policy.lifetime)
+    """The hospital's privacy budget, made where it is missing; never over what the policy says now."""
+    there = home.budget.exists()
+    budget = Budget.open(home.budget) if there else Budget.create(home.budget, policy.lifetime)
+    return replace(budget, within=policy.lifetime)
 
 
 def open_hospital(home: Home) -> Hospital:

@@ -33,7 +33,8 @@ class Policy(Settings):
     the coordinator sees: the smallest sum that may be opened, or without masks the site's own answer.
     `promise` is differential privacy of a whole study for each patient, with noise that the hospitals
     add themselves; any promise over `max_epsilon` or `max_delta` is refused. `lifetime_epsilon` and
-    `lifetime_delta` are for all studies together, and fixed when the budget's file is made (`budget`).
+    `lifetime_delta` are for all studies together; they can be lowered later, and not raised over what they
+    were when the budget's file was made (`budget`).
     `payload_bytes` bounds an order and its answer, `rounds_a_day` the answers that are made from the table.
     """
 

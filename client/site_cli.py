@@ -147,7 +147,7 @@ def dry_run(
 def approve(
     plan: Annotated[str, typer.Argument(help="Its fingerprint, or the first 8 digits or more of it.")] = "",
     study: Annotated[
-        Path | None, typer.Option("--study", help="Approve the plans of this study file (TOML).")
+        Path | None, typer.Option("--study", help="Decide about the plans of this study file (TOML).")
     ] = None,
     by: Annotated[str, typer.Option(help="Who decides: a person's name.")] = "",
     reason: Annotated[str, typer.Option(help="Why; kept beside the decision.")] = "",
@@ -168,16 +168,16 @@ def approve(
     from clinimeta.client.plan_words import describe, diff
 
     approvals = Approvals(home_of(home).approvals)
+    decide, done = (approvals.withdraw, "withdrawn") if withdraw else (approvals.approve, "approved")
     if study is not None:
         for known in _plans(study):
-            approvals.keep(known)
-            approvals.approve(known.digest, by, reason)
-            typer.echo(f"approved: {known.study}, {known.arm} ({known.digest})")
+            approvals.keep(known, None)
+            decide(known.digest, by, reason)
+            typer.echo(f"{done}: {known.study}, {known.arm} ({known.digest})")
         return
     if plan:
-        decide = approvals.withdraw if withdraw else approvals.approve
         found = decide(plan, by, reason)
-        typer.echo(f"{'withdrawn' if withdraw else 'approved'}: {found.plan.study} ({found.digest})")
+        typer.echo(f"{done}: {found.plan.study} ({found.digest})")
         return
     waiting = approvals.pending()
     if as_json:

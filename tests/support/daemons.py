@@ -69,7 +69,7 @@ def approve(folder: Path, study: str) -> None:
     approvals = Approvals(folder / "state" / "approvals")
     for arm in (read.trained, read.arm(read.primary)):
         plan = read.plan(arm, read.seeds[0])
-        approvals.keep(plan)
+        approvals.keep(plan, None)
         approvals.approve(plan.digest, "Ada Byron")
 
 
