@@ -219,6 +219,32 @@ def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
+def certificate(
+    home: HomeOption = HERE,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name-in-certificate", help="Host name or address; repeat for more (else as before)."),
+    ] = None,
+) -> None:
+    """Make a new server certificate, by the same authority: hospitals need do nothing. Restart afterwards."""
+    from datetime import UTC, datetime
+
+    from clinimeta.common.files import write_atomically
+    from clinimeta.common.private_files import read_secret
+    from clinimeta.server import pki
+
+    found = _home(home)
+    named = names or pki.names_of(found.certificate.read_bytes())
+    ca, authority = found.ca_certificate.read_bytes(), read_secret(found.ca_key)
+    made, key = pki.new_server(ca, authority, named, datetime.now(UTC))
+    write_atomically(found.key, key, 0o600)
+    write_atomically(found.certificate, made)
+    typer.echo(
+        f"a certificate for {', '.join(named)}, until {pki.ends(made):%Y-%m-%d}; restart the coordinator"
+    )
+
+
+@app.command()
 def roster(
     file: Annotated[Path, typer.Argument(help="roster.json, as `clinimeta consortium sign` wrote it.")],
     home: HomeOption = HERE,

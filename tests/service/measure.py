@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests/support:tests/service CLINIMETA_DATA=... python tests/service/measure.py
 
-Seconds a round with next to no computing, resident memory of each process, seconds from `invite` to ready, and
-seconds that a kill -9 costs: the longest round of a run in which it happened less the median undisturbed one.
+Seconds a round with next to no computing, resident memory of each process, seconds from `invite` to ready,
+and seconds that a kill -9 costs: until two more rounds are done, less two usual rounds.
 """
 
 import csv
