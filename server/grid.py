@@ -37,7 +37,9 @@ class PatientGrid(HttpGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies to these messages that have arrived whole since the last look."""
         wanted = list(message_ids)
-        found = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
+        # A reply is handed out once: whoever asks again is told that there never was such a message.
+        ask = [asked for asked in wanted if asked not in self._arriving]
+        found = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=ask))
         for said, tree in zip(found.messages_list, found.message_object_trees, strict=True):
             parts = list(_parts(tree))
             self._arriving[said.metadata.reply_to_message_id] = _Arriving(said.metadata.message_id, parts)
