@@ -92,7 +92,7 @@ def run(home: Home) -> None:
     own = identity(home, enrolment.site)
     site = open_site(home)
     desk = Desk(f"127.0.0.1:{settings.local.port}", read_secret(home.superexec_secret))
-    stopping, health = threading.Event(), Health(settings.local.health_port)
+    stopping = threading.Event()
 
     def opened(_context: Context) -> Site:
         return site
@@ -109,6 +109,7 @@ def run(home: Home) -> None:
     signal.signal(signal.SIGALRM, give_up)
     keep_loopback_direct()
     with only_one(home.lock):
+        health = Health(settings.local.health_port)
         supervisor = Supervisor([supernode(home)])
         health.start()
         standing = Standing(home)
