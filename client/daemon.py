@@ -136,8 +136,6 @@ def run(home: Home) -> None:
         UserError: it runs already, or the hospital is not ready to.
     """
     local = home.settings().local
-    health = Health(local.health_port)
-    answering = Answering(home, health)
     desk = Desk(f"127.0.0.1:{local.port}", read_secret(home.superexec_secret))
     stopping, again = threading.Event(), threading.Event()
 
@@ -154,6 +152,8 @@ def run(home: Home) -> None:
     signal.signal(signal.SIGHUP, lambda _number, _frame: again.set())
     keep_loopback_direct()
     with only_one(home.lock):
+        health = Health(local.health_port)
+        answering = Answering(home, health)
         supervisor = Supervisor([supernode(home)])
         health.start()
         asking = Asking(home, lambda: answering.hospital, again)

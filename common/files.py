@@ -6,7 +6,12 @@ import sqlite3
 from pathlib import Path
 from typing import IO
 
-_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_SQLITE_FULL = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+)
 """SQLite calls it an I/O error where the write-ahead log's index cannot grow."""
 
 
@@ -46,7 +51,7 @@ def is_full(error: BaseException) -> bool:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_FULL:
+        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) in _SQLITE_FULL:
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -4,13 +4,13 @@ Flower's own waits in `pull_messages` until all parts of a reply are there: for 
 sent it is cut off in between, or wants that. Then no deadline of ours is looked at.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
@@ -37,12 +37,18 @@ class PatientGrid(HttpGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies to these messages that have arrived whole since the last look."""
         wanted = list(message_ids)
-        found = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
-        for said, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-            parts = list(_parts(tree))
-            self._arriving[said.metadata.reply_to_message_id] = _Arriving(said.metadata.message_id, parts)
+        # A reply is handed out once: whoever asks again is told that there never was such a message.
+        ask = [asked for asked in wanted if asked not in self._arriving]
+        if ask:
+            self._ask(ask)
         replies = [self._look(asked) for asked in wanted if asked in self._arriving]
         return [reply for reply in replies if reply is not None]
+
+    def _ask(self, ask: list[str]) -> None:
+        found = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=ask))
+        for said, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+            parts = [part.object_id for part in iterate_object_tree(tree)]
+            self._arriving[said.metadata.reply_to_message_id] = _Arriving(said.metadata.message_id, parts)
 
     def _look(self, asked: str) -> Message | None:
         """The reply to a message, or None while parts of it are missing."""
@@ -84,10 +90,6 @@ class PatientGrid(HttpGrid):
             message_type=SYSTEM_MESSAGE_TYPE,
         )
         return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE))
-
-
-def _parts(tree: ObjectTree) -> Iterator[str]:
-    return (part.object_id for part in iterate_object_tree(tree))
 
 
 def _put_together(arriving: _Arriving) -> Message | None:

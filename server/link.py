@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 AWAY = ErrorCode.NODE_UNAVAILABLE
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-"""It happens where messages share a part (the parameters, say): Flower forgets it with the first of them."""
+"""An order or an answer is gone from the SuperLink, as after an upload that was broken off."""
 LOOK_S = 2.0
 """How often it is looked whether a hospital has started anew while its answer is awaited."""
 

@@ -44,10 +44,11 @@ def fleet(federation: Federation, key: ec.EllipticCurvePrivateKey) -> Iterator[F
 
 def headers_of(key: ec.EllipticCurvePrivateKey) -> list[tuple[bytes, bytes]]:
     """What a SuperNode with this key sends beside a request, names in lower case."""
-    request = httpx.Request("POST", "https://127.0.0.1/", headers={})
+    request = httpx.Request("POST", "https://127.0.0.1/")
+    plain = set(request.headers.raw)
     context = ProtobufRequestContext("", PullMessagesRequest(), request)
     NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
-    return [(name.lower(), value) for name, value in request.headers.raw if name.lower() != b"host"]
+    return [(name.lower(), value) for name, value in request.headers.raw if (name, value) not in plain]
 
 
 def refusal_of(what: Any) -> int:

@@ -67,7 +67,7 @@ def conduct(ours, job, outcome, hospitals):
     said, grid = [], hospitals.link._grid
     nodes = list(grid.get_node_ids())
     for kind, content in orders:
-        for node in nodes:  # one after the other: Flower may lose messages that share a part
+        for node in nodes:
             (waiting,) = grid.push_messages([Message(content, node, kind, ttl=60.0)])
             replies, end = [], time.monotonic() + 40
             while not replies and time.monotonic() < end:
