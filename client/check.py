@@ -12,6 +12,7 @@ from cryptography import x509
 
 from clinimeta.client.config import Home
 from clinimeta.client.enrol import Enrolment, standing
+from clinimeta.client.sources.base import configured
 from clinimeta.common.errors import UserError
 from clinimeta.common.findings import Finding
 from clinimeta.common.private_files import read_secret, require_private
@@ -30,6 +31,8 @@ def examine(home: Home) -> list[Finding]:
         _disk(home),
         *_ports(home),
         _proxy(home),
+        *_table(home),
+        *_policy(home),
         *_coordinator(home),
     ]
 
@@ -91,6 +94,45 @@ def _proxy(home: Home) -> Finding:
         return Finding("proxy", "good", f"not for {host} (NO_PROXY)")
     place = proxy.rpartition("@")[2]  # a proxy's URL may hold a password
     return Finding("proxy", "good", f"through {place} (HTTPS_PROXY)")
+
+
+def _table(home: Home) -> Iterator[Finding]:
+    settings = home.settings()
+    try:
+        source = configured(settings.data, f"{home.path / 'site.toml'}, [data]")
+        records = source.read(home.path)
+    except UserError as error:
+        text = "; ".join(part for part in (error.what, error.where, error.found) if part)
+        yield Finding("table", "fault", text, error.remedy)
+        return
+    kind = settings.data.get("kind")
+    if len(records):
+        yield Finding("table", "good", f"{kind}: {len(records)} rows, {len(records.cells)} columns")
+    else:
+        yield Finding("table", "fault", f"{kind}: no rows", "check the export, or the query")
+
+
+def _policy(home: Home) -> Iterator[Finding]:
+    from clinimeta.client.approvals import Approvals  # which bring torch
+    from clinimeta.client.hospital import policy_of
+    from clinimeta.client.roster import roster_of
+
+    try:
+        policy, roster = policy_of(home), roster_of(home)
+        approvals = Approvals(home.approvals)
+        waiting = len(approvals.pending())
+    except UserError as error:
+        yield Finding("policy", "fault", f"{error.what}; {error.where}; {error.found}", error.remedy)
+        return
+    yield Finding("policy", "good", f"secure aggregation {policy.secure_aggregation}")
+    if waiting:
+        yield Finding("approvals", "warning", f"{waiting} studies wait", "clinimeta site approve")
+    if roster is None and policy.secure_aggregation == "required":
+        text = "no roster yet, and the policy asks for secure aggregation"
+        fix = "set key in [consortium]; the coordinator hands the signed roster out"
+        yield Finding("roster", "warning", text, fix)
+    elif roster is not None:
+        yield Finding("roster", "good", f"version {roster.version}, {len(roster.members)} hospitals")
 
 
 def _coordinator(home: Home) -> Iterator[Finding]:

@@ -33,6 +33,9 @@ payload_bytes = 67_108_864     # largest order, and largest answer
 lifetime_epsilon = 10.0        # what all studies together may ever spend on one patient
 # All keys: docs/site-policy.md
 
+[consortium]                   # for secure aggregation: who says who the hospitals are
+key = ""                       # its public key, from people: compare its fingerprint by telephone
+
 [local]                        # on this machine only
 port = {port}                  # Flower's SuperNode to our executor
 health_port = {health_port}    # /healthz, /readyz, /metrics
@@ -54,6 +57,12 @@ class Local(Settings):
     device: str = "cpu"
 
 
+class Consortium(Settings):
+    """Who says who the hospitals are: the public key of the consortium, from people, not from the network."""
+
+    key: str = ""
+
+
 class SiteSettings(Settings):
     """`site.toml`; data and policy are read further by `sources.base` and `policy`."""
 
@@ -61,6 +70,7 @@ class SiteSettings(Settings):
     data: dict[str, Any]
     local: Local = Local()
     policy: dict[str, Any] = Field(default_factory=dict)
+    consortium: Consortium = Consortium()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,16 @@ class Home:
     def state(self) -> Path:
         """Ledger, budget, journal and approvals; 0700."""
         return self.path / "state"
+
+    @property
+    def roster(self) -> Path:
+        """The signed roster, as it was fetched last."""
+        return self.state / "roster.json"
+
+    @property
+    def rounds(self) -> Path:
+        """The journal of secure aggregation."""
+        return self.state / "rounds"
 
     @property
     def ledger(self) -> Path:

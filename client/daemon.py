@@ -1,5 +1,6 @@
 """The hospital's daemon: keeps Flower's SuperNode running and answers its tasks with the installed code."""
 
+import logging
 import os
 import signal
 import sys
@@ -13,20 +14,22 @@ from prometheus_client import Counter
 from clinimeta.client.config import Home
 from clinimeta.client.enrol import standing
 from clinimeta.client.hospital import Hospital, open_hospital
+from clinimeta.client.roster import refresh
 from clinimeta.client.runner import answer_tasks
 from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
 from clinimeta.common.health import Health
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.running import only_one
-from clinimeta.common.supervision import Child, Supervisor, notify_ready
+from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct, notify_ready
 
 log = structlog.get_logger()
 
-PATIENCE_S = 15
-"""How long an answer that is being made when the daemon is told to stop may still take."""
-WELL_S, UNWELL_S, AFTER_S = 30.0, 2.0, 5.0
+WELL_S, UNWELL_S, AFTER_S = 10.0, 2.0, 5.0
 """When the coordinator is asked how this hospital stands: if all is well, if not, after an answer."""
+UNCONNECTED = "Flower's SuperNode does not answer yet"
+LAST_ANSWER_S = 10.0
+"""How long an answer may still take after SIGTERM; given up then, it is asked for again at the next start."""
 
 
 def supernode(home: Home) -> Child:
@@ -41,11 +44,11 @@ def supernode(home: Home) -> Child:
 
 
 class Asking(threading.Thread):
-    """Asks the coordinator how this hospital stands, and keeps the receipts for its ledger that come back."""
+    """Asks the coordinator how this hospital stands, and keeps what comes back: receipts, the roster."""
 
-    def __init__(self, home: Home, hospital: Callable[[], Hospital]) -> None:
+    def __init__(self, home: Home, hospital: Callable[[], Hospital], again: threading.Event) -> None:
         super().__init__(daemon=True)
-        self._home, self._hospital = home, hospital
+        self._home, self._hospital, self._again = home, hospital, again
         self._ended, self._wait_s = threading.Event(), UNWELL_S
         self._soon = threading.Event()
         self.approved, self.why = False, "the coordinator was not asked yet"
@@ -53,10 +56,13 @@ class Asking(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         while not self._ended.is_set():
+            before = self.why
             try:
                 self._ask()
             except UserError as error:
                 self.approved, self.why = False, f"{error.what}: {error.found}"
+            if self.why != before:
+                log.log(logging.INFO if self.approved else logging.WARNING, "how it stands", why=self.why)
             self._soon.wait(WELL_S if self.approved else UNWELL_S)
             if self._soon.is_set():
                 self._soon.clear()
@@ -77,6 +83,8 @@ class Asking(threading.Thread):
         key = bytes.fromhex(hospital.enrolment.coordinator_key)
         if found.receipt is not None and not hospital.ledger.receive(*found.receipt, key):
             log.error("the coordinator's receipt does not fit the ledger", record=found.receipt[0].number)
+        if refresh(self._home):
+            self._again.set()
 
 
 class Answering:
@@ -135,7 +143,7 @@ def run(home: Home) -> None:
 
     def stop(_number: int, _frame: object) -> None:
         stopping.set()
-        signal.alarm(PATIENCE_S)
+        signal.setitimer(signal.ITIMER_REAL, LAST_ANSWER_S)
 
     def give_up(_number: int, _frame: object) -> None:
         raise SystemExit(0)
@@ -144,10 +152,11 @@ def run(home: Home) -> None:
         signal.signal(number, stop)
     signal.signal(signal.SIGALRM, give_up)
     signal.signal(signal.SIGHUP, lambda _number, _frame: again.set())
+    keep_loopback_direct()
     with only_one(home.lock):
         supervisor = Supervisor([supernode(home)])
         health.start()
-        asking = Asking(home, lambda: answering.hospital)
+        asking = Asking(home, lambda: answering.hospital, again)
         answering.after = asking.soon
         told = False
 
@@ -163,13 +172,13 @@ def run(home: Home) -> None:
                     notify_ready()
                     log.info("ready", site=answering.hospital.enrolment.site, pid=os.getpid())
             else:
-                health.not_ready(asking.why if connected else "Flower's SuperNode does not answer yet")
+                health.not_ready(UNCONNECTED if asking.approved else asking.why)
 
         asking.start()
         try:
             answer_tasks(desk, answering, stopping, beat)
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             notify_ready("STOPPING=1")
             asking.stop()
             supervisor.stop()

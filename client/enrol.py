@@ -118,6 +118,19 @@ def started(home: Home) -> None:
     _say(home, "started")
 
 
+def fetch_roster(home: Home) -> bytes | None:
+    """The signed roster that the coordinator hands out, unchecked; None where it has none.
+
+    Raises:
+        UserError: the coordinator cannot be reached.
+    """
+    address = home.settings().coordinator.address
+    context = ssl.create_default_context(cafile=str(home.ca_certificate))
+    with _reaching(address), httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
+        reply = client.get(f"https://{address}/v1/enrolment/roster")
+    return reply.content if reply.status_code == 200 else None
+
+
 def _say(home: Home, what: Literal["status", "started"]) -> dict[str, str]:
     own = identity(home, "")
     said = Said(what, own.public, datetime.now(UTC).isoformat())

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from flwr.clientapp import ClientApp
 
@@ -15,10 +15,13 @@ from clinimeta.client.gate import Gate
 from clinimeta.client.guard import Guard
 from clinimeta.client.keys import identity
 from clinimeta.client.ledger import Ledger
+from clinimeta.client.masking import SqliteJournal
 from clinimeta.client.policy import Policy, read_policy
+from clinimeta.client.roster import roster_of
 from clinimeta.client.site import Site
 from clinimeta.client.sources.base import configured
 from clinimeta.common.secagg.identity import fingerprint
+from clinimeta.common.secagg.site import Site as Party
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,17 @@ def open_hospital(home: Home) -> Hospital:
     own = identity(home, enrolment.site)
     ledger, budget, digest = Ledger(home.ledger, own), budget_of(home, policy), policy_digest(policy)
     guard = Guard(policy, Approvals(home.approvals), len(records), lambda: ledger.answers_on(today()))
+    roster = roster_of(home)
+    party = None
+    if roster is not None and roster.member(enrolment.site) is not None:
+        party = Party(
+            own, roster, guard.party_policy(budget=True), SqliteJournal(home.rounds), date.today, bytes(32)
+        )
     site = Site(
         enrolment.site,
         records,
         device=settings.local.device,
+        party=party,
         budget=budget,
         guard=guard,
         words=source.translation,

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinimeta.client import ledger_cli
+from clinimeta.client.home_option import HERE, HomeOption, Json, home_of
 from clinimeta.common.errors import UserError
 
 if TYPE_CHECKING:
-    from clinimeta.client.config import Home
-    from clinimeta.client.ledger import Ledger
-    from clinimeta.client.ledger_check import Findings
     from clinimeta.common.plan import Plan
 
 app = typer.Typer(
@@ -19,12 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-HomeOption = Annotated[
-    Path,
-    typer.Option("--home", envvar="CLINIMETA_SITE", help="The hospital's folder (default: this one)."),
-]
-HERE = Path()
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @app.command()
@@ -63,7 +56,7 @@ def enrol(
     if bool(token) == bool(token_file):
         raise UserError("one token is needed", remedy="give either --token or --token-file")
     text = token if token_file is None else token_file.read_text(encoding="utf-8").strip()
-    found = _home(home)
+    found = home_of(home)
     enrolment, state = enrol_at(found, text)
     own = fingerprint(identity(found, enrolment.site).public)
     typer.echo(f"enrolled at {enrolment.coordinator} as {enrolment.site}: {state}")
@@ -85,7 +78,7 @@ def up(
     """
     from clinimeta.common.running import in_background
 
-    found = _home(home)
+    found = home_of(home)
     if background:
         health = f"http://127.0.0.1:{found.settings().local.health_port}/readyz"
         command = ["site", "up", "--home", str(found.path)]
@@ -104,7 +97,7 @@ def down(home: HomeOption = HERE) -> None:
     """Stop the daemon; what it is answering is answered first, if that is quick."""
     from clinimeta.common.running import stop
 
-    typer.echo("stopped" if stop(_home(home).lock, patience_s=40.0) else "it was not running")
+    typer.echo("stopped" if stop(home_of(home).lock, patience_s=40.0) else "it was not running")
 
 
 @app.command()
@@ -113,7 +106,7 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.client.enrol import standing
     from clinimeta.common.running import running
 
-    found = _home(home)
+    found = home_of(home)
     pid = running(found.lock)
     at = standing(found)
     if as_json:
@@ -128,7 +121,7 @@ def check(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.client.check import examine
     from clinimeta.common.findings import require_no_fault, shown
 
-    findings = examine(_home(home))
+    findings = examine(home_of(home))
     typer.echo(shown(findings, as_json))
     require_no_fault(findings)
 
@@ -146,7 +139,7 @@ def dry_run(
     from clinimeta.client.dry_run import dry_run as run_dry
     from clinimeta.client.hospital import open_hospital
 
-    for line in run_dry(open_hospital(_home(home)), _plans(study)[0]).lines():
+    for line in run_dry(open_hospital(home_of(home)), _plans(study)[0]).lines():
         typer.echo(line)
 
 
@@ -174,7 +167,7 @@ def approve(
     from clinimeta.client.approvals import Approvals
     from clinimeta.client.plan_words import describe, diff
 
-    approvals = Approvals(_home(home).approvals)
+    approvals = Approvals(home_of(home).approvals)
     decide, done = (approvals.withdraw, "withdrawn") if withdraw else (approvals.approve, "approved")
     if study is not None:
         for known in _plans(study):
@@ -208,7 +201,7 @@ def budget(home: HomeOption = HERE, as_json: Json = False) -> None:
     """Say what each study has cost patients in privacy, and what is left of the hospital's budget."""
     from clinimeta.client.hospital import budget_of, policy_of
 
-    found = _home(home)
+    found = home_of(home)
     kept = budget_of(found, policy_of(found))
     lifetime = kept.lifetime()
     studies = sorted({entry.answer.study for entry in kept.history()})
@@ -228,85 +221,7 @@ def budget(home: HomeOption = HERE, as_json: Json = False) -> None:
         typer.echo(f"  plan {study[:12]}: epsilon {kept.spent(study):.3g}")
 
 
-ledger_app = typer.Typer(
-    help="Show what left this hospital. Example: clinimeta site ledger show.", no_args_is_help=True
-)
-app.add_typer(ledger_app, name="ledger")
-
-
-@ledger_app.command("show")
-def show_ledger(
-    home: HomeOption = HERE,
-    last: Annotated[int, typer.Option(min=1, help="How many records.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Show the last records; with --json all that is in them."""
-    from dataclasses import asdict
-
-    from clinimeta.client.certificate import KINDS, in_words
-
-    records = _ledger(_home(home)).records(last=last)
-    if as_json:
-        typer.echo(json.dumps([{"number": r.number, **asdict(r.entry)} for r in records], indent=1))
-        return
-    for record in records:
-        entry = record.entry
-        what = KINDS.get(entry.kind, entry.kind) if entry.outcome == "sent" else f"refused: {entry.outcome}"
-        place = "" if entry.round is None else f", round {entry.round}"
-        about = f" [{entry.study}{place}]" if entry.study else ""
-        typer.echo(f"{record.number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
-
-
-@ledger_app.command("verify")
-def verify_ledger(
-    home: HomeOption = HERE,
-    receipts: Annotated[
-        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
-    ] = None,
-) -> None:
-    """Check, offline, that no record was changed (integrity) and none is missing (completeness)."""
-    from clinimeta.client.ledger_check import text
-
-    findings = _findings(_home(home), receipts)
-    typer.echo(text(findings))
-    if not (findings.intact and findings.complete):
-        raise UserError("the ledger is not as it was written", remedy="keep the file as evidence, and say so")
-
-
-@ledger_app.command("certificate")
-def write_certificate(
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
-    home: HomeOption = HERE,
-    receipts: Annotated[
-        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
-    ] = None,
-) -> None:
-    """Write one page for the data-protection officer: what left, to whom, at what cost, and if it is all.
-
-    Example:
-        clinimeta site ledger certificate --out certificate.html
-    """
-    from datetime import UTC, datetime
-
-    from clinimeta.client.certificate import Subject, certificate
-    from clinimeta.client.enrol import Enrolment
-    from clinimeta.client.hospital import policy_digest, policy_of
-    from clinimeta.client.keys import identity
-    from clinimeta.common.files import write_atomically
-    from clinimeta.common.secagg.identity import fingerprint
-
-    found = _home(home)
-    enrolment = Enrolment.of(found)
-    subject = Subject(
-        enrolment.site,
-        fingerprint(identity(found, enrolment.site).public),
-        enrolment.coordinator,
-        policy_digest(policy_of(found)),
-    )
-    entries = [record.entry for record in _ledger(found).records()]
-    page = certificate(subject, entries, _findings(found, receipts), datetime.now(UTC))
-    write_atomically(out, page.encode())
-    typer.echo(str(out))
+app.add_typer(ledger_cli.app, name="ledger")
 
 
 @app.command()
@@ -317,7 +232,7 @@ def report(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.client.activity import by_study, refusals
     from clinimeta.client.certificate import in_words
 
-    entries = [record.entry for record in _ledger(_home(home)).records()]
+    entries = [record.entry for record in ledger_cli.ledger_of(home_of(home)).records()]
     studies, refused = by_study(entries), refusals(entries)
     if as_json:
         typer.echo(json.dumps({"studies": [asdict(line) for line in studies], "refused": refused}, indent=1))
@@ -358,7 +273,7 @@ def adapt(
 
     if out.exists():
         raise UserError("the output file is there already", where=str(out), remedy="choose another")
-    found, trained = _home(home), read_model(model)
+    found, trained = home_of(home), read_model(model)
     source = configured(found.settings().data, f"{found.path / 'site.toml'}, [data]")
     new = read_csv(predict)
     support = translate(source.read(found.path), source.translation, trained.plan.table)
@@ -386,30 +301,3 @@ def _plans(path: Path) -> "list[Plan]":
     study = read_study(path.read_text(encoding="utf-8"), str(path))
     arms = (study.trained, study.arm(study.primary))
     return list({plan.digest: plan for plan in (study.plan(arm, study.seeds[0]) for arm in arms)}.values())
-
-
-def _ledger(home: "Home") -> "Ledger":
-    from clinimeta.client.enrol import Enrolment
-    from clinimeta.client.keys import identity
-    from clinimeta.client.ledger import Ledger
-
-    return Ledger(home.ledger, identity(home, Enrolment.of(home).site))
-
-
-def _findings(home: "Home", receipts: Path | None) -> "Findings":
-    from clinimeta.client.enrol import Enrolment
-    from clinimeta.client.keys import identity
-    from clinimeta.client.ledger_check import read_receipts, verify
-
-    enrolment = Enrolment.of(home)
-    more = read_receipts(receipts) if receipts is not None else {}
-    key = bytes.fromhex(enrolment.coordinator_key)
-    return verify(home.ledger, identity(home, enrolment.site).public, key, more)
-
-
-def _home(path: Path) -> "Home":
-    from clinimeta.client.config import Home
-
-    home = Home(path.resolve())
-    home.settings()
-    return home

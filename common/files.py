@@ -1,8 +1,13 @@
 """Files that are there whole or not at all, also after a power cut."""
 
+import errno
 import os
+import sqlite3
 from pathlib import Path
 from typing import IO
+
+_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""SQLite calls it an I/O error where the write-ahead log's index cannot grow."""
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -33,3 +38,15 @@ def sync(file: IO[bytes]) -> None:
     """Do not return before the file's content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed because there was no room on the disk, or in the quota."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_FULL:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -58,7 +58,10 @@ def is_from(content: RecordDict, key: bytes) -> bool:
     Raises:
         RecordError: as `envelope_of`.
     """
-    signature = _proof(content, "signature")
+    proof = content.get(PROOF)
+    if not isinstance(proof, ConfigRecord) or set(proof) != {"signature", "checkpoint"}:
+        return False
+    signature = proof["signature"]
     return isinstance(signature, bytes) and proofs.holds(envelope_of(content), signature, key)
 
 
@@ -68,13 +71,9 @@ def checkpoint_of(content: RecordDict) -> Checkpoint | None:
     Raises:
         RecordError: it is none.
     """
-    data = _proof(content, "checkpoint")
-    return Checkpoint.from_bytes(data) if isinstance(data, bytes) else None
-
-
-def _proof(content: RecordDict, name: str) -> object:
     proof = content.get(PROOF)
-    return proof.get(name) if isinstance(proof, ConfigRecord) else None
+    data = proof.get("checkpoint") if isinstance(proof, ConfigRecord) else None
+    return Checkpoint.from_bytes(data) if isinstance(data, bytes) else None
 
 
 def from_flower(content: RecordDict) -> Order | Reply:

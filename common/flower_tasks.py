@@ -56,9 +56,10 @@ class Task:
 
 def tasks(
     desk: Desk, kind: str, *, poll_s: float, stopping: threading.Event, beat: Callable[[bool], None]
-) -> Iterator[str]:
-    """Tokens of tasks of one kind, as they come, until `stopping` is set; `beat` hears at each look whether
-    the link answered.
+) -> Iterator[str | None]:
+    """Tokens of tasks of one kind, as they come, until `stopping` is set; None where there was nothing new.
+
+    `beat` hears at each look whether the link answered.
     """
     interceptors: list[Any] = [
         RuntimeVersionHttpInterceptor(component_name="clinimeta"),
@@ -74,12 +75,14 @@ def tasks(
                 beat(False)
                 log.debug("no tasks: the link does not answer", error=type(error).__name__)
                 stopping.wait(1.0)
+                yield None
                 continue
             beat(True)
             if found.HasField("task") and found.token:
                 yield found.token
             else:
                 stopping.wait(poll_s)
+                yield None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clinimeta.common.errors import UserError
+from clinimeta.common.supervision import keep_loopback_direct
 
 
 @contextmanager
@@ -80,6 +81,7 @@ def in_background(arguments: Sequence[str], lock: Path, log: Path, ready: str, p
     """
     if (pid := running(lock)) is not None:
         raise UserError("it is running already", where=str(lock), found=f"process {pid}")
+    keep_loopback_direct()
     program = [sys.executable, sys.argv[0], *arguments]
     with log.open("ab") as output:
         os.fchmod(output.fileno(), 0o600)

@@ -12,6 +12,7 @@ import structlog
 log = structlog.get_logger()
 
 LONGEST_WAIT_S = 30.0
+_PARENT = "CLINIMETA_PARENT"
 STEADY_S = 60.0
 """A child that ran so long was well: after its end it is started again at once."""
 
@@ -73,10 +74,11 @@ class Supervisor:
             assert one.process is not None
             if one.process.poll() is None:
                 one.process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
         for one in running:
             assert one.process is not None
             try:
-                one.process.wait(one.child.stop_s)
+                one.process.wait(max(0.0, told + one.child.stop_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("a process did not end and is killed", process=one.child.name)
                 one.process.kill()
@@ -87,7 +89,7 @@ class Supervisor:
 def _start(child: Child) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # noqa: S603 (our own programs, no shell)
         list(child.command),
-        env={**os.environ, **child.environment},
+        env={**os.environ, **child.environment, _PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL,
     )
     log.info("process started", process=child.name, pid=process.pid)
@@ -95,11 +97,24 @@ def _start(child: Child) -> subprocess.Popen[bytes]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however that happens (Linux)."""
+    """Let the kernel kill this process when its parent ends, however that happens (Linux).
+
+    Nothing is lost by it that a crash would not lose, and whoever is started next finds the ports free.
+    """
     import ctypes
 
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):
+        raise SystemExit("the parent has ended already")
+
+
+def keep_loopback_direct() -> None:
+    """Let no proxy come between processes of this machine, whatever HTTP_PROXY says: they share secrets."""
+    said = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    hosts = [host.strip() for host in said.split(",") if host.strip()]
+    hosts += [host for host in ("127.0.0.1", "localhost") if host not in hosts]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
 
 
 def notify_ready(text: str = "READY=1") -> None:

@@ -42,7 +42,8 @@ class Job:
     temperatures the sites are asked for at the end.
     `curve` scores the meta-parameters after a round (at hospitals that do not train); `notify` hears of
     every round. `roster` has the sites' keys, for secure aggregation.
-    `noise_seed` is for simulations, whose noise must repeat itself.
+    `noise_seed` is for simulations, whose noise must repeat itself. `masked_as` is another name than `name`
+    for secure aggregation, whose sites answer once under a name: each start of a training needs its own.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Job:
     notify: Callable[[RoundSummary], None] = field(default=lambda _summary: None)
     roster: Roster | None = None
     noise_seed: bytes | None = None
+    masked_as: str = ""
 
 
 @dataclass(slots=True)
@@ -153,7 +155,7 @@ class OverTheGrid:
         if self.masked is None:
             assert self.job.roster is not None, "whoever starts a masked training gives the roster"
             self.masked = MaskedRounds(
-                self.job.name,
+                self.job.masked_as or self.job.name,
                 self.job.plan,
                 self.job.roster,
                 date.today,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinimeta.common.errors import UserError
+
 if TYPE_CHECKING:
     from clinimeta.server.config import Home
     from clinimeta.server.database import Database
@@ -205,12 +207,40 @@ def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
             "site": site.name,
             "state": site.state,
             "fingerprint": fingerprint(site.keys.identity),
+            "key": site.keys.identity.hex(),
             "software": site.software,
             "enrolled": site.enrolled_at,
         }
         for site in enrolment.known(database)
     ]
+    if not as_json:
+        rows = [{name: value for name, value in row.items() if name != "key"} for row in rows]
     _table(rows, as_json, "no hospital is enrolled yet: clinimeta coordinator invite NAME")
+
+
+@app.command()
+def roster(
+    file: Annotated[Path, typer.Argument(help="roster.json, as `clinimeta consortium sign` wrote it.")],
+    home: HomeOption = HERE,
+) -> None:
+    """Hand out a roster that the consortium has signed offline: secure aggregation needs one."""
+    from clinimeta.common.errors import RecordError
+    from clinimeta.common.files import write_atomically
+    from clinimeta.common.roster_file import SignedRoster
+
+    found = _home(home)
+    try:
+        data = file.read_bytes()
+        signed = SignedRoster.from_bytes(data).unverified()
+    except (OSError, RecordError) as error:
+        raise UserError(
+            "this is no signed roster",
+            where=str(file),
+            found=type(error).__name__,
+            expected="what `clinimeta consortium sign` wrote",
+        ) from None
+    write_atomically(found.roster, data)
+    typer.echo(f"roster {signed.version} with {len(signed.members)} hospitals is handed out")
 
 
 @app.command()

@@ -143,6 +143,11 @@ class Home:
         return self.path / "coordinator.sqlite"
 
     @property
+    def roster(self) -> Path:
+        """The roster that the consortium has signed; handed out, not believed."""
+        return self.path / "roster.json"
+
+    @property
     def link_database(self) -> Path:
         """Flower's own state."""
         return self.path / "link.sqlite"

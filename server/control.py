@@ -15,6 +15,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
@@ -30,7 +31,7 @@ class Node:
     node_id: int
     key: bytes
     online: bool
-    online_until: str
+    online_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,13 @@ class Control:
             yield Control(client)
 
     def nodes(self) -> list[Node]:
-        """All registered nodes."""
+        """All registered nodes; Flower goes on listing those that were, without letting them in."""
         found = self.client.ListNodes(ListNodesRequest()).nodes_info
-        return [Node(n.node_id, n.public_key, n.status == "online", n.online_until) for n in found]
+        return [
+            Node(n.node_id, n.public_key, n.status == NodeStatus.ONLINE, n.online_until)
+            for n in found
+            if n.status != NodeStatus.UNREGISTERED
+        ]
 
     def register(self, key: bytes, name: str) -> int:
         """Let whoever holds this key (public, PEM) connect; its node id."""

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import httpx
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from clinimeta.common.errors import UserError
-from clinimeta.common.files import write_atomically
+from clinimeta.common.files import is_full, write_atomically
 from clinimeta.common.health import Health
 from clinimeta.common.private_files import make_private_folder, read_secret, write_secret
 from clinimeta.common.running import only_one
-from clinimeta.common.supervision import Child, Supervisor, notify_ready
+from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct, notify_ready
 from clinimeta.server import pki
 from clinimeta.server.config import TEMPLATE, Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
+from clinimeta.server.experiments import LITTLE_MIB, NO_ROOM, has_room
 from clinimeta.server.launcher import Launcher
 
 log = structlog.get_logger()
@@ -94,6 +96,7 @@ def run(home: Home) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.set())
+    keep_loopback_direct()
     with only_one(home.lock):
         database = Database.open(home.database)
         launcher = Launcher(database)
@@ -104,10 +107,19 @@ def run(home: Home) -> None:
             while not stopping.is_set():
                 supervisor.tend()
                 try:
+                    if not has_room(home):
+                        health.not_ready(f"less than {LITTLE_MIB} MiB left on the disk of {home.path}")
+                        launcher.hold(NO_ROOM)
+                        stopping.wait(TICK_S)
+                        continue
                     with Control.of(home) as control:
                         launcher.reconcile(control)
                 except httpx.HTTPError as error:
                     health.not_ready(f"the link does not answer: {type(error).__name__}")
+                except SQLAlchemyError as error:
+                    if not is_full(error):
+                        raise
+                    health.not_ready(f"no room on the disk of {home.path}")
                 else:
                     if health.ready():
                         notify_ready()

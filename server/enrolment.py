@@ -114,8 +114,11 @@ def enrol(database: Database, token: str, keys: Keys, software: str) -> Site:
         ).first()
         if taken is not None:
             raise UserError("these keys are known already", remedy="make new ones: clinimeta site init")
-        if invitation.purpose == "enrol" and _site(connection, invitation.site) is not None:
+        before = _site(connection, invitation.site)
+        if invitation.purpose == "enrol" and before is not None:
             raise refused
+        if invitation.purpose == "rotate" and (before is None or before.state == "revoked"):
+            raise refused  # revoked after the token was made
         connection.execute(
             invitations.update()
             .where(invitations.c.token == invitation.token)
@@ -125,7 +128,7 @@ def enrol(database: Database, token: str, keys: Keys, software: str) -> Site:
             "state": "approved" if invitation.automatic else "waiting",
             "node_key": keys.node,
             "identity_key": keys.identity,
-            "software": software[:200],
+            "software": "".join(letter for letter in software if letter.isprintable())[:200],
             "enrolled_at": now().isoformat(),
             "node_id": None,
             "decided_at": now().isoformat() if invitation.automatic else None,

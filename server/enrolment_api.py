@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from clinimeta.common.enrolment import Said, Wanted, is_said, proves
@@ -58,9 +59,19 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     settings = home.settings()
     own = Identity(settings.name, read_secret(home.identity_key))
 
+    @app.exception_handler(RequestValidationError)
+    def unreadable(_request: Request, _why: RequestValidationError) -> JSONResponse:
+        return _error("the request cannot be read", 422)  # FastAPI's own answer repeats what was sent
+
     @app.get("/v1/enrolment/ca")
     def ca() -> PlainTextResponse:
         return PlainTextResponse(home.ca_certificate.read_text())
+
+    @app.get("/v1/enrolment/roster")
+    def roster() -> Response:
+        if not home.roster.exists():
+            return _error("there is no roster", 404)
+        return Response(home.roster.read_bytes(), media_type="application/json")
 
     @app.post("/v1/enrolment/enrol")
     def enrol(body: EnrolBody) -> JSONResponse:

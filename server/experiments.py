@@ -6,12 +6,14 @@ come and go under it: one that ends early is followed by another, which goes on 
 
 import json
 import secrets
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
+from clinimeta.common.roster_file import SignedRoster
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database, experiments
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from clinimeta.common.study import Study
 
 OVER = ("finished", "failed", "stopped")
+NO_ROOM = "no room on the coordinator's disk; it goes on by itself when there is"
+
+LITTLE_MIB = 8
+"""With less room on the disk than this nothing is begun: half of a round would be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ def start(home: Home, database: Database, study: "Study", participants: list[str
     needed = max(2, arm.training.aggregation.least_sites)
     if arm.protection.answers == "masked":
         needed = max(needed, arm.protection.min_cohort)
+    if arm.protection.answers == "masked":
+        _require_roster(home, participants)
     if len(participants) < needed:
         raise UserError(
             "too few hospitals are approved for this study",
@@ -97,6 +105,26 @@ def start(home: Home, database: Database, study: "Study", participants: list[str
     return find(database, name)
 
 
+def _require_roster(home: Home, participants: list[str]) -> None:
+    """Secure aggregation needs a signed roster that knows all who take part."""
+    if home.roster.exists():
+        members = {
+            member.site for member in SignedRoster.from_bytes(home.roster.read_bytes()).unverified().members
+        }
+        missing = sorted(set(participants) - members)
+        if not missing:
+            return
+        found = f"a roster without {', '.join(missing)}"
+    else:
+        found = "no roster"
+    raise UserError(
+        "secure aggregation needs a roster, signed offline, of all hospitals that take part",
+        where=str(home.roster),
+        found=found,
+        remedy="clinimeta consortium sign, then clinimeta coordinator roster FILE",
+    )
+
+
 def want(database: Database, experiment: str, wanted: str, who: str) -> Experiment:
     """Say that an experiment should run, or stop.
 
@@ -117,6 +145,18 @@ def want(database: Database, experiment: str, wanted: str, who: str) -> Experime
         )
         enrolment.record(connection, who, "stop" if wanted == "stopped" else "resume", experiment)
     return find(database, experiment)
+
+
+def has_room(home: Home) -> bool:
+    """Whether there is room on the coordinator's disk to go on."""
+    return shutil.disk_usage(home.path).free >= LITTLE_MIB * 2**20
+
+
+def as_shown(home: Home, found: Experiment) -> Experiment:
+    """What to tell people: a disk without room has none for the news that it is full, either."""
+    if found.state in OVER or has_room(home):
+        return found
+    return replace(found, state="waiting", detail=NO_ROOM)
 
 
 def update(database: Database, experiment: str, **changes: Any) -> None:

@@ -1,9 +1,11 @@
 """Bring Flower's state in line with the database: nodes of approved hospitals, a run for each experiment."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import httpx
 import structlog
 
 from clinimeta.server import enrolment, experiments
@@ -34,19 +36,28 @@ class Launcher:
             if experiment.state not in experiments.OVER:
                 self.experiment(control, experiment)
 
+    def hold(self, why: str) -> None:
+        """Say of every experiment that it waits; nothing is submitted meanwhile, and no try counted."""
+        for experiment in experiments.every(self.database):
+            if experiment.state not in experiments.OVER and experiment.detail != why:
+                experiments.update(self.database, experiment.id, state="waiting", detail=why)
+        self._progress.clear()
+
     def nodes(self, control: Control) -> None:
-        """Register approved hospitals, and refuse all other keys."""
+        """Register approved hospitals, and refuse all other keys; one that fails stops no other."""
         approved = {site.keys.node: site for site in enrolment.known(self.database, "approved")}
         registered = {node.key: node for node in control.nodes()}
         for key, node in registered.items():
             if key not in approved:
-                control.unregister(node.node_id)
-                log.info("a node is refused from now on", node=node.node_id)
+                with _refusal_logged("a node could not be removed", node=node.node_id):
+                    control.unregister(node.node_id)
+                    log.info("a node is refused from now on", node=node.node_id)
         for key, site in approved.items():
-            node_id = registered[key].node_id if key in registered else control.register(key, site.name)
-            if site.node_id != node_id:
-                enrolment.set_node(self.database, site.name, node_id)
-                log.info("a hospital may connect", site=site.name, node=node_id)
+            with _refusal_logged("a hospital could not be registered", site=site.name):
+                node_id = registered[key].node_id if key in registered else control.register(key, site.name)
+                if site.node_id != node_id:
+                    enrolment.set_node(self.database, site.name, node_id)
+                    log.info("a hospital may connect", site=site.name, node=node_id)
 
     def experiment(self, control: Control, experiment: experiments.Experiment) -> None:
         """Submit, submit again, or stop one."""
@@ -80,3 +91,12 @@ class Launcher:
         run = control.start(content, digest, {"experiment": name})
         experiments.update(self.database, name, flower_run=str(run), submissions=experiment.submissions + 1)
         log.info("an experiment was submitted", experiment=name, run=run, time=experiment.submissions + 1)
+
+
+@contextmanager
+def _refusal_logged(what: str, **about: object) -> Iterator[None]:
+    """Let the SuperLink's no to one request be no reason to leave the others."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        log.error(what, status=error.response.status_code, **about)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import structlog
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from clinimeta.common.codec import decode
@@ -24,6 +25,9 @@ from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
 R = TypeVar("R")
 log = structlog.get_logger()
 
+AWAY = ErrorCode.NODE_UNAVAILABLE
+LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+"""It happens where messages share a part (the parameters, say): Flower forgets it with the first of them."""
 LOOK_S = 2.0
 """How often it is looked whether a hospital has started anew while its answer is awaited."""
 
@@ -161,21 +165,28 @@ class Link:
     def _exchange(self, orders: Mapping[int, Order]) -> dict[int, Reply | Failure]:
         """Node -> what it answered; a node that did not answer in time is missing.
 
-        Flower delivers a message once, and a hospital that starts again has lost it: it is sent again then.
+        Flower delivers a message once, and a hospital that starts again has lost it: it is sent again then;
+        so it is, once, where Flower itself has lost it.
         """
         end = self._clock.now() + self._deadline_s
         active = self._active()
         waiting = self._push(orders, end)
         open_nodes = set(waiting.values())
         replies: dict[int, Reply | Failure] = {}
+        lost: set[int] = set()
         look_at = self._clock.now() + LOOK_S
         while open_nodes:
             for message in self._pull([key for key, node in waiting.items() if node in open_nodes]):
                 # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
-                if node in open_nodes:
-                    replies[node] = self._read(message, node)
-                    open_nodes.discard(node)
+                if node not in open_nodes:
+                    continue
+                if message.has_error() and message.error.code in LOST and node not in lost:
+                    lost.add(node)
+                    waiting |= self._push({node: orders[node]}, end)
+                    continue
+                replies[node] = self._read(message, node)
+                open_nodes.discard(node)
             now = self._clock.now()
             if not open_nodes or now >= end:
                 break
@@ -216,10 +227,14 @@ class Link:
 
     def _read(self, message: Message, node: int) -> Reply | Failure:
         if message.has_error():
-            return Failure(f"Flower error {message.error.code}")
+            code = message.error.code
+            return Failure("not connected" if code == AWAY else f"Flower error {code}")
         try:
             if self._keys is not None:
                 if not is_from(message.content, self._keys[node]):
+                    log.warning(
+                        "an answer is not signed by the hospital that was asked", site=self._names[node]
+                    )
                     return Failure("not signed by this hospital")
                 made = checkpoint_of(message.content)
                 if made is None or not made.is_of(self._keys[node]):

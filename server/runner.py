@@ -4,23 +4,28 @@ Run as `python -m clinimeta.server.runner FOLDER WORKER`. A run of Flower's is a
 next one for the same experiment goes on from the checkpoint, and repeats or skips no round.
 """
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 import torch
 from flwr.serverapp import Grid
-from flwr.superlink.grid.http_grid import HttpGrid
+from sqlalchemy.exc import SQLAlchemyError
 
 from clinimeta.common.errors import ClinimetaError, QuorumError
+from clinimeta.common.files import is_full
 from clinimeta.common.flower_tasks import SERVER, Desk, stop_on_sigterm, taken, tasks
 from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.receipts import Checkpoint
-from clinimeta.common.secagg.identity import Identity
+from clinimeta.common.roster_file import SignedRoster
+from clinimeta.common.secagg.identity import Identity, Roster
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.common.trained_model import TrainedModel
@@ -29,6 +34,8 @@ from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
 from clinimeta.server.config import Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
+from clinimeta.server.experiments import NO_ROOM
+from clinimeta.server.grid import PatientGrid
 from clinimeta.server.link import Enrolled, Link, WallClock
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
@@ -54,9 +61,11 @@ def work(home: Home, worker: str) -> None:
     stopping = threading.Event()
     stop_on_sigterm(stopping)
     for token in tasks(desk, SERVER, poll_s=POLL_S, stopping=stopping, beat=lambda _: None):
+        if token is None:
+            continue
         try:
             with taken(desk, token) as task:
-                grid = HttpGrid(desk.address, insecure=True, token=token)
+                grid = PatientGrid(desk.address, token)
                 grid.set_run(task.run)
                 name = str(task.run.override_config.get("experiment", ""))
                 experiments.update(database, name, worker=worker)
@@ -94,7 +103,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         for site in found.participants
         if site in keys
     }
-    job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name))
+    job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name), roster_of(home))
     own = Identity(home.settings().name, read_secret(home.identity_key))
 
     def hear(site: str, made: Checkpoint) -> None:
@@ -111,31 +120,51 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
     outcome = Outcome()
     while True:
         _require_wanted(database, name)
-        experiments.update(database, name, state="running", detail="")
         try:
+            experiments.update(database, name, state="running", detail="")
             outcome.introductions = link.introduce(fresh_nonce)
-            conduct(job, outcome, OverTheGrid(job, link, fresh_nonce))
-            break
+            attempt = replace(job, masked_as=f"{name} {secrets.token_hex(4)}")
+            conduct(attempt, outcome, OverTheGrid(attempt, link, fresh_nonce))
+            finish(study, run_dir, outcome)
+            run_dir.write_manifest(manifest_of(home, found, job, outcome))
+            experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
+            return
         except QuorumError as error:
             log.warning("waiting for hospitals", experiment=name, why=str(error))
             experiments.update(database, name, state="waiting", detail=str(error))
-            link.wait(AGAIN_S)
         except ClinimetaError as error:  # trying again would end the same
             experiments.update(database, name, state="failed", detail=str(error))
             return
-    finish(study, run_dir, outcome)
-    run_dir.write_manifest(manifest_of(home, found, job, outcome))
-    experiments.update(database, name, state="finished", detail="", round=job.training.rounds)
+        except (OSError, SQLAlchemyError) as error:
+            if not is_full(error):
+                raise
+            log.warning("waiting for room on the disk", experiment=name)
+            with suppress(SQLAlchemyError):
+                experiments.update(database, name, state="waiting", detail=NO_ROOM)
+        link.wait(AGAIN_S)
+
+
+def roster_of(home: Home) -> Roster | None:
+    """The roster that the consortium has signed; hospitals check that, the coordinator only reads it."""
+    if not home.roster.exists():
+        return None
+    return SignedRoster.from_bytes(home.roster.read_bytes()).unverified()
 
 
 def job_of(
-    study: Study, name: str, run_dir: RunDir, sites: int, notify: Callable[[RoundSummary], None]
+    study: Study,
+    name: str,
+    run_dir: RunDir,
+    sites: int,
+    notify: Callable[[RoundSummary], None],
+    roster: Roster | None = None,
 ) -> Job:
     """The training that an experiment is."""
     plan = study.plan(study.trained, study.seeds[0])
     primary = study.plan(study.arm(study.primary), study.seeds[0])
     calibrate = primary if study.table.classes else None
-    return Job(name, plan, study.trained.training, run_dir, sites, calibrate, notify=notify)
+    training = study.trained.training
+    return Job(name, plan, training, run_dir, sites, calibrate, notify=notify, roster=roster)
 
 
 def finish(study: Study, run_dir: RunDir, outcome: Outcome) -> None:

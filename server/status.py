@@ -36,7 +36,8 @@ def status_of(home: Home) -> Status:
     """How a coordinator stands."""
     database = Database.open(home.database)
     states = [site.state for site in enrolment.known(database)]
-    going = [e for e in experiments.every(database) if e.state not in experiments.OVER]
+    every = (experiments.as_shown(home, found) for found in experiments.every(database))
+    going = [e for e in every if e.state not in experiments.OVER]
     counts = {state: states.count(state) for state in set(states)}
     return Status(str(home.path), running(home.lock), counts, tuple(going))
 
@@ -47,7 +48,7 @@ def experiment_values(home: Home, database: Database, name: str) -> dict[str, An
     Raises:
         UserError: there is none of this name.
     """
-    found = experiments.find(database, name)
+    found = experiments.as_shown(home, experiments.find(database, name))
     folder = home.experiments / name
     rounds = folder / "metrics.jsonl"
     last: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from clinimeta.common.logs import log_to_stderr, quiet_flower
 from clinimeta.common.private_files import read_secret
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.server.config import CoordinatorSettings, Home
+from clinimeta.server.node_auth import NodeOf, is_signed_by_a_node
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -52,19 +53,29 @@ class TooLarge(Exception):  # noqa: N818 (it ends a request)
     """A request's body is larger than allowed."""
 
 
-def public(inner: App, enrolment: App, largest: int) -> App:
-    """What hospitals reach: `inner`'s Fleet API and health, and enrolment; bodies up to `largest` bytes."""
+ACTIVATE, LITTLE = "/v1/fleet/activate-node", 64 * 1024
+"""Who is not registered is told so by Flower, in words, when it asks to be let in; and asks little."""
+
+
+def public(inner: App, enrolment: App, largest: int, node_of: NodeOf) -> App:
+    """What hospitals reach: `inner`'s Fleet API and health, and enrolment.
+
+    Bodies have up to `largest` bytes from registered nodes, and few from others.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         path, method = scope["path"], scope["method"]
-        if method == "POST" and path in FLEET:
-            await limited(inner, largest)(scope, receive, send)
+        if method == "POST" and path == ACTIVATE:
+            await limited(inner, LITTLE)(scope, receive, send)
+        elif method == "POST" and path in FLEET:
+            known = await asyncio.to_thread(is_signed_by_a_node, scope["headers"], node_of)
+            await (limited(inner, largest)(scope, receive, send) if known else answer(send, 401))
         elif method == "GET" and path == "/health":
             await inner(scope, receive, send)
         elif path.startswith("/v1/enrolment/"):
-            await limited(enrolment, 64 * 1024)(scope, receive, send)
+            await limited(enrolment, LITTLE)(scope, receive, send)
         else:
             await answer(send, 404)
 
@@ -76,7 +87,9 @@ def loopback(inner: App, secret: bytes) -> App:
     expected = secret.hex().encode()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(("/v1/runtime/", "/health")):
+        if scope["type"] == "websocket":
+            return
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
             if not hmac.compare_digest(given, expected):
                 await answer(send, 401)
@@ -86,12 +99,17 @@ def loopback(inner: App, secret: bytes) -> App:
     return app
 
 
+def _is_open(path: str) -> bool:
+    """The Runtime API asks for a run's own token, or for the secret shared with the round loop."""
+    return path == "/health" or path.startswith("/v1/runtime/")
+
+
 def limited(inner: App, largest: int) -> App:
-    """`inner` for requests with bodies of up to so many bytes; 413 for others."""
+    """`inner` for requests with bodies of up to so many bytes; 413 for others, whatever `inner` says."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > largest:
+        declared = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+        if not all(value.isdigit() and len(value) < 20 and int(value) <= largest for value in declared):
             await answer(send, 413)
             return
         taken, began = 0, False
@@ -106,14 +124,15 @@ def limited(inner: App, largest: int) -> App:
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal began
+            if taken > largest and not began:
+                return  # Flower makes a 500 of any exception
             began = True
             await send(message)
 
-        try:
+        with suppress(TooLarge):
             await inner(scope, counted, watched)
-        except TooLarge:
-            if not began:
-                await answer(send, 413)
+        if taken > largest and not began:
+            await answer(send, 413)
 
     return app
 
@@ -177,11 +196,19 @@ async def serve(home: Home) -> None:
     settings = home.settings()
     inner = flower_app(home, settings)
 
+    def state() -> Any:
+        return inner.state.linkstate_factory.state()  # type: ignore[attr-defined]
+
     def deactivate(node: int) -> object:
-        return inner.state.linkstate_factory.state().deactivate_node(node)  # type: ignore[attr-defined]
+        return state().deactivate_node(node)
+
+    def node_of(key: bytes) -> int | None:
+        found: int | None = state().get_node_id_by_public_key(key)
+        return found
 
     largest = settings.public.largest_request_mib * 2**20
     common: dict[str, Any] = {"log_config": None, "access_log": False, "workers": 1, "server_header": False}
+    common["ws"] = "none"  # an upgrade is a request like any other
     inside = _Server(
         uvicorn.Config(
             loopback(inner, read_secret(home.control_secret)),
@@ -192,7 +219,7 @@ async def serve(home: Home) -> None:
     )
     outside = _Server(
         uvicorn.Config(
-            public(inner, enrolment_app(home, deactivate), largest),
+            public(inner, enrolment_app(home, deactivate), largest, node_of),
             host=settings.public.host,
             port=settings.public.port,
             lifespan="off",

@@ -18,6 +18,7 @@ from clinimeta.client import cli as client_cli
 from clinimeta.client import site_cli
 from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
 from clinimeta.server import cli as server_cli
+from clinimeta.server import consortium_cli
 from clinimeta.simulations import privacy_cli
 
 EXIT_CODES = """
@@ -47,6 +48,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(privacy_cli.app, name="privacy")
 app.add_typer(server_cli.app, name="coordinator")
 app.add_typer(site_cli.app, name="site")
+app.add_typer(consortium_cli.app, name="consortium")
 app.command()(server_cli.stop)
 app.command()(server_cli.resume)
 app.command("list")(server_cli.list_experiments)

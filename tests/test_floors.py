@@ -12,12 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("common", "client", "server", "simulations")
 KNOW_FLOWER = {
-    "common/flower_records.py",
-    "client/app.py",
-    "server/app.py",
-    "server/link.py",
-    "simulations/loopback.py",
-    "simulations/ray_engine.py",
+    *(f"common/{name}.py" for name in ("flower_records", "flower_tasks")),
+    *(f"client/{name}.py" for name in ("app", "daemon", "gate", "hospital", "runner", "supernode")),
+    *(f"server/{name}.py" for name in ("app", "bundle", "control", "grid", "link", "node_auth", "runner")),
+    "server/superlink.py",
+    *(f"simulations/{name}.py" for name in ("loopback", "ray_engine")),
 }
 
 

@@ -43,9 +43,9 @@ def _training(hospital: Hospital) -> Records:
 
 @pytest.fixture(scope="module")
 def federation(
-    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records], study_text: str
+    tmp_path_factory: pytest.TempPathFactory, tables: Mapping[str, Records]
 ) -> Iterator[Federation]:
     """All of it, running."""
-    federation = federation_of(tmp_path_factory.mktemp("federation"), tables, study_text)
+    federation = federation_of(tmp_path_factory.mktemp("federation"), tables)
     yield federation
     federation.stop()

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clinimeta.client.approvals import Approvals
+from clinimeta.common.study import read_study
 from clinimeta.common.tasks.table import Records
 
 PAUSES = Path(__file__).parent / "pauses"
@@ -61,6 +63,16 @@ def until(what: Any, patience_s: float, every_s: float = 0.1) -> Any:
     return found
 
 
+def approve(folder: Path, study: str) -> None:
+    """As a person at the hospital approves a study."""
+    read = read_study(study, "study.toml")
+    approvals = Approvals(folder / "state" / "approvals")
+    for arm in (read.trained, read.arm(read.primary)):
+        plan = read.plan(arm, read.seeds[0])
+        approvals.keep(plan, None)
+        approvals.approve(plan.digest, "Ada Byron")
+
+
 @dataclass(slots=True)
 class Daemon:
     """A daemon: its folder and its command. `environment` is for the next start only."""
@@ -93,6 +105,15 @@ class Daemon:
             return httpx.get(f"http://127.0.0.1:{self.health}/readyz").status_code == 200
         except httpx.HTTPError:
             return False
+
+    def why(self) -> str:
+        """What /readyz says."""
+        import httpx
+
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.health}/readyz").text
+        except httpx.HTTPError:
+            return ""
 
     def log(self) -> str:
         """All that it said."""
@@ -133,9 +154,11 @@ class Federation:
     sites: dict[str, Daemon] = field(default_factory=dict)
 
     def run(self, study: str, *sites: str) -> str:
-        """Start an experiment; its id."""
+        """Start an experiment that a person at every hospital has approved; its id."""
         path = self.root / "study.toml"
         path.write_text(study)
+        for site in self.sites.values():
+            approve(site.folder, study)
         named = [word for site in sites for word in ("--site", site)]
         return clinimeta("run", path, "--home", self.hub.folder, *named).strip()
 
@@ -172,21 +195,42 @@ class Federation:
                     daemon.process.kill()
 
 
-def make_hub(root: Path) -> Federation:
-    """A coordinator's folder, not started."""
+def make_hub(root: Path, name: str = "127.0.0.1") -> Federation:
+    """A coordinator's folder, not started; its certificate is for `name`."""
     port, control, health = free_ports(3)
     clinimeta(
-        *("coordinator", "init", root / "hub", "--name-in-certificate", "127.0.0.1", "--host", "127.0.0.1"),
+        *("coordinator", "init", root / "hub", "--name-in-certificate", name, "--host", "127.0.0.1"),
         *("--port", port, "--control-port", control, "--health-port", health),
     )
     return Federation(root, Daemon(root / "hub", "coordinator", health), port, control)
 
 
-def enrol(federation: Federation, name: str, records: Records, address: str = "") -> Daemon:
-    """A hospital's folder with its table, enrolled and approved, not started."""
+def sign_roster(federation: Federation) -> None:
+    """A consortium signs the roster of all enrolled hospitals; each learns its key from people."""
+    root, hub = federation.root, federation.hub.folder
+    said = clinimeta("consortium", "init", root / "consortium")
+    (root / "sites.json").write_text(clinimeta("coordinator", "list", "--json", "--home", hub))
+    clinimeta("consortium", "sign", root / "consortium", "--sites", root / "sites.json")
+    clinimeta("coordinator", "roster", root / "consortium" / "roster.json", "--home", hub)
+    key = said.splitlines()[0].split()[-1]
+    for site in federation.sites.values():
+        settings = site.folder / "site.toml"
+        settings.write_text(settings.read_text().replace('key = ""', f'key = "{key}"'))
+
+
+def enrol(
+    federation: Federation,
+    name: str,
+    records: Records,
+    address: str = "",
+    token: str = "",
+    masked: bool = False,
+    **environment: str,
+) -> Daemon:
+    """A hospital's folder with its table, enrolled and (where `token` is not given) approved, not started."""
     root = federation.root
     write_table(root / f"{name}.csv", records)
-    token = clinimeta("coordinator", "invite", name, "--auto", "--home", root / "hub").strip()
+    token = token or clinimeta("coordinator", "invite", name, "--auto", "--home", root / "hub").strip()
     (root / f"{name}.token").write_text(token)
     local, health = free_ports(2)
     clinimeta(
@@ -194,34 +238,22 @@ def enrol(federation: Federation, name: str, records: Records, address: str = ""
         *("--data", root / f"{name}.csv", "--port", local, "--health-port", health),
     )
     settings = root / name / "site.toml"
-    settings.write_text(settings.read_text().replace('= "required"', '= "optional"'))
-    clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token")
+    if not masked:
+        settings.write_text(settings.read_text().replace('= "required"', '= "optional"'))
+    clinimeta("site", "enrol", "--home", root / name, "--token-file", root / f"{name}.token", **environment)
     federation.sites[name] = Daemon(root / name, "site", health)
     return federation.sites[name]
 
 
-def approve(federation: Federation, study: str) -> None:
-    """Let all hospitals approve a study, as a person there would."""
-    path = federation.root / "approved.toml"
-    path.write_text(study)
-    asked = [
-        subprocess.Popen(
-            [CLI, "site", "approve", "--study", str(path), "--by", "Ada Byron", "--home", str(site.folder)],
-            stdout=subprocess.DEVNULL,
-        )
-        for site in federation.sites.values()
-    ]
-    assert [one.wait(60) for one in asked] == [0] * len(asked)
-
-
-def federation_of(root: Path, tables: Mapping[str, Records], study: str) -> Federation:
-    """All of it, running; the study is approved everywhere."""
+def federation_of(root: Path, tables: Mapping[str, Records], *, masked: bool = False) -> Federation:
+    """All of it, running."""
     federation = make_hub(root)
     try:
         federation.hub.start()
         for name, records in tables.items():
-            enrol(federation, name, records)
-        approve(federation, study)
+            enrol(federation, name, records, masked=masked)
+        if masked:
+            sign_roster(federation)
         for daemon in federation.sites.values():
             daemon.start(wait=False)
         for daemon in federation.sites.values():
@@ -235,6 +267,16 @@ def federation_of(root: Path, tables: Mapping[str, Records], study: str) -> Fede
 def pause_at(function: str, marker: Path, skip: int = 0) -> dict[str, str]:
     """Environment of a daemon that holds at `module:function`; see `pauses/sitecustomize.py`."""
     return {"PYTHONPATH": str(PAUSES), "CLINIMETA_TEST_PAUSE": f"{function}:{marker}:{skip}"}
+
+
+def instead(function: str, other: str) -> dict[str, str]:
+    """Environment of a daemon in which `other` (of a file in `pauses/`) is called in `function`'s place."""
+    return {"PYTHONPATH": str(PAUSES), "CLINIMETA_TEST_REPLACE": f"{function}={other}"}
+
+
+def let_go(marker: Path) -> None:
+    """Let whoever holds there go on."""
+    marker.with_name(marker.name + ".go").touch()
 
 
 def held_at(marker: Path, patience_s: float = 60) -> int:

@@ -1,0 +1,114 @@
+"""`clinimeta site ledger ...`: what left the hospital, whether that is true, and a page that says so."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinimeta.client.home_option import HERE, HomeOption, Json, home_of
+from clinimeta.common.errors import UserError
+
+if TYPE_CHECKING:
+    from clinimeta.client.config import Home
+    from clinimeta.client.ledger import Ledger
+    from clinimeta.client.ledger_check import Findings
+
+app = typer.Typer(
+    help="Show what left this hospital. Example: clinimeta site ledger show.", no_args_is_help=True
+)
+
+
+@app.command("show")
+def show_ledger(
+    home: HomeOption = HERE,
+    last: Annotated[int, typer.Option(min=1, help="How many records.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the last records; with --json all that is in them."""
+    from dataclasses import asdict
+
+    from clinimeta.client.certificate import KINDS, in_words
+
+    records = ledger_of(home_of(home)).records(last=last)
+    if as_json:
+        typer.echo(json.dumps([{"number": r.number, **asdict(r.entry)} for r in records], indent=1))
+        return
+    for record in records:
+        entry = record.entry
+        what = KINDS.get(entry.kind, entry.kind) if entry.outcome == "sent" else f"refused: {entry.outcome}"
+        place = "" if entry.round is None else f", round {entry.round}"
+        about = f" [{entry.study}{place}]" if entry.study else ""
+        typer.echo(f"{record.number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
+
+
+@app.command("verify")
+def verify_ledger(
+    home: HomeOption = HERE,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
+    ] = None,
+) -> None:
+    """Check, offline, that no record was changed (integrity) and none is missing (completeness)."""
+    from clinimeta.client.ledger_check import text
+
+    findings = _findings(home_of(home), receipts)
+    typer.echo(text(findings))
+    if not (findings.intact and findings.complete):
+        raise UserError("the ledger is not as it was written", remedy="keep the file as evidence, and say so")
+
+
+@app.command("certificate")
+def write_certificate(
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
+    home: HomeOption = HERE,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
+    ] = None,
+) -> None:
+    """Write one page for the data-protection officer: what left, to whom, at what cost, and if it is all.
+
+    Example:
+        clinimeta site ledger certificate --out certificate.html
+    """
+    from datetime import UTC, datetime
+
+    from clinimeta.client.certificate import Subject, certificate
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.hospital import policy_digest, policy_of
+    from clinimeta.client.keys import identity
+    from clinimeta.common.files import write_atomically
+    from clinimeta.common.secagg.identity import fingerprint
+
+    found = home_of(home)
+    enrolment = Enrolment.of(found)
+    subject = Subject(
+        enrolment.site,
+        fingerprint(identity(found, enrolment.site).public),
+        enrolment.coordinator,
+        policy_digest(policy_of(found)),
+    )
+    entries = [record.entry for record in ledger_of(found).records()]
+    page = certificate(subject, entries, _findings(found, receipts), datetime.now(UTC))
+    write_atomically(out, page.encode())
+    typer.echo(str(out))
+
+
+def ledger_of(home: "Home") -> "Ledger":
+    """The hospital's ledger."""
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.keys import identity
+    from clinimeta.client.ledger import Ledger
+
+    return Ledger(home.ledger, identity(home, Enrolment.of(home).site))
+
+
+def _findings(home: "Home", receipts: Path | None) -> "Findings":
+    from clinimeta.client.enrol import Enrolment
+    from clinimeta.client.keys import identity
+    from clinimeta.client.ledger_check import read_receipts, verify
+
+    enrolment = Enrolment.of(home)
+    more = read_receipts(receipts) if receipts is not None else {}
+    key = bytes.fromhex(enrolment.coordinator_key)
+    return verify(home.ledger, identity(home, enrolment.site).public, key, more)

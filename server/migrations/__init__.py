@@ -1,0 +1,1 @@
+"""How the coordinator's database came to have its tables (alembic)."""
