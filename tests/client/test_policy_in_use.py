@@ -42,7 +42,7 @@ ROWS = "age,crp,sick,person\n" + "".join(
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     made = make_home(tmp_path / "site", address="hub:9443", data="p.csv", port=9543, health_port=9545)
-    (made.path / "p.csv").write_text("\n".join(["age,crp,sick,person", *ROWS, ""]))
+    (made.path / "p.csv").write_text(ROWS)
     who = {"site": ME, "coordinator": "hub", "coordinator_key": "00" * 32}
     made.enrolment.write_text(json.dumps(who))
     return made
