@@ -91,7 +91,7 @@ class Answering:
     """Answers orders as the hospital's folder says; `reload` reads it again."""
 
     def __init__(self, home: Home, health: Health) -> None:
-        self._home = home
+        self._home, self._health = home, health
         self.hospital = open_hospital(home)
         self._app = self.hospital.app()
         self.after: Callable[[], None] = lambda: None
@@ -107,7 +107,8 @@ class Answering:
             LedgerFileError: it could not be, so it does not leave.
         """
         try:
-            reply = self._app(message, context)
+            with self._health.working():
+                reply = self._app(message, context)
         except LedgerFileError as error:
             self._failed.inc()
             log.error("nothing leaves: the ledger cannot be written", found=error.found, where=error.where)

@@ -2,12 +2,15 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-STALE_S = 60.0
+STALE_S, WORK_S = 60.0, 3600.0
+"""After how long without a beat it is stuck: in its loop, and while it computes."""
 
 
 class Health:
@@ -18,6 +21,7 @@ class Health:
         ProcessCollector(registry=self.registry)
         self._ready_gauge = Gauge("clinimeta_ready", "1 where it can do its work", registry=self.registry)
         self._why, self._ready, self._beaten = "starting", False, time.monotonic()
+        self._patience_s = STALE_S
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -29,6 +33,16 @@ class Health:
         """End."""
         self._server.shutdown()
         self._server.server_close()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """It computes, and is alive for an hour without a beat."""
+        self._patience_s = WORK_S
+        try:
+            yield
+        finally:
+            self._patience_s = STALE_S
+            self.beat()
 
     def beat(self) -> None:
         """It is alive."""
@@ -49,7 +63,7 @@ class Health:
 
     def _answer(self, path: str) -> tuple[int, bytes]:
         if path == "/healthz":
-            alive = time.monotonic() - self._beaten < STALE_S
+            alive = time.monotonic() - self._beaten < self._patience_s
             return (200, b"alive\n") if alive else (503, b"stuck\n")
         if path == "/readyz":
             return (200, b"ready\n") if self._ready else (503, f"{self._why}\n".encode())
