@@ -4,34 +4,24 @@ Commands change the database; the daemon brings Flower in line with it. So each 
 coordinator runs, and none of them needs a network.
 """
 
-import getpass
 import json
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clinimeta.common.errors import UserError
+from clinimeta.server.cli_parts import HERE, HomeOption, Json, home_of, opened, table, who
 
 if TYPE_CHECKING:
     from clinimeta.server.config import Home
-    from clinimeta.server.database import Database
 
 app = typer.Typer(
     help="Run the coordinator of a federation. Example: clinimeta coordinator init hub.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-HomeOption = Annotated[
-    Path,
-    typer.Option(
-        "--home", envvar="CLINIMETA_COORDINATOR", help="The coordinator's folder (default: this one)."
-    ),
-]
-HERE = Path()
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ReadyIn = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for it to be ready.")]
 Background = Annotated[
     bool, typer.Option("--background", help="Go on in the background; its log is a file in the folder.")
@@ -86,7 +76,7 @@ def up(home: HomeOption = HERE, background: Background = False, wait: ReadyIn = 
     """
     from clinimeta.common.running import in_background
 
-    found = _home(home)
+    found = home_of(home)
     if background:
         health = f"http://127.0.0.1:{found.settings().health.port}/readyz"
         command = ["coordinator", "up", "--home", str(found.path)]
@@ -105,7 +95,7 @@ def down(home: HomeOption = HERE) -> None:
     """Stop the coordinator. Experiments go on from their checkpoints when it is up again."""
     from clinimeta.common.running import stop as stop_daemon
 
-    ended = stop_daemon(_home(home).lock, patience_s=40.0)
+    ended = stop_daemon(home_of(home).lock, patience_s=40.0)
     typer.echo("stopped" if ended else "it was not running")
 
 
@@ -114,7 +104,7 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
     """Say whether the coordinator runs, who is enrolled and what is being done."""
     from clinimeta.server.status import status_of
 
-    found = status_of(_home(home))
+    found = status_of(home_of(home))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
@@ -128,7 +118,7 @@ def doctor(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.common.findings import require_no_fault, shown
     from clinimeta.server.doctor import examine
 
-    findings = examine(_home(home))
+    findings = examine(home_of(home))
     typer.echo(shown(findings, as_json))
     require_no_fault(findings)
 
@@ -148,8 +138,8 @@ def invite(
     """
     from clinimeta.server import enrolment
 
-    found, database = _opened(home)
-    token = enrolment.invite(database, site, timedelta(hours=hours), _who(), automatic=auto)
+    found, database = opened(home)
+    token = enrolment.invite(database, site, timedelta(hours=hours), who(), automatic=auto)
     _token(found, token, site, hours, as_json)
 
 
@@ -164,8 +154,8 @@ def rotate(
     """Make a token with which a hospital replaces its keys; the old keys hold until it is used."""
     from clinimeta.server import enrolment
 
-    found, database = _opened(home)
-    token = enrolment.invite(database, site, timedelta(hours=hours), _who(), automatic=auto, purpose="rotate")
+    found, database = opened(home)
+    token = enrolment.invite(database, site, timedelta(hours=hours), who(), automatic=auto, purpose="rotate")
     _token(found, token, site, hours, as_json)
 
 
@@ -176,8 +166,8 @@ def approve(
     """Let a hospital that has enrolled take part."""
     from clinimeta.server import enrolment
 
-    _, database = _opened(home)
-    enrolment.approve(database, site, _who())
+    _, database = opened(home)
+    enrolment.approve(database, site, who())
     typer.echo(f"{site} is approved; it connects within seconds")
 
 
@@ -190,8 +180,8 @@ def revoke(
     """Let a hospital take part no longer: its keys are refused from now on."""
     from clinimeta.server import enrolment
 
-    _, database = _opened(home)
-    enrolment.revoke(database, site, _who(), reason)
+    _, database = opened(home)
+    enrolment.revoke(database, site, who(), reason)
     typer.echo(f"{site} is revoked")
 
 
@@ -201,7 +191,7 @@ def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.common.secagg.identity import fingerprint
     from clinimeta.server import enrolment
 
-    _, database = _opened(home)
+    _, database = opened(home)
     rows = [
         {
             "site": site.name,
@@ -215,7 +205,7 @@ def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
     ]
     if not as_json:
         rows = [{name: value for name, value in row.items() if name != "key"} for row in rows]
-    _table(rows, as_json, "no hospital is enrolled yet: clinimeta coordinator invite NAME")
+    table(rows, as_json, "no hospital is enrolled yet: clinimeta coordinator invite NAME")
 
 
 @app.command()
@@ -233,7 +223,7 @@ def certificate(
     from clinimeta.common.private_files import read_secret
     from clinimeta.server import pki
 
-    found = _home(home)
+    found = home_of(home)
     named = names or pki.names_of(found.certificate.read_bytes())
     ca, authority = found.ca_certificate.read_bytes(), read_secret(found.ca_key)
     made, key = pki.new_server(ca, authority, named, datetime.now(UTC))
@@ -254,7 +244,7 @@ def roster(
     from clinimeta.common.files import write_atomically
     from clinimeta.common.roster_file import SignedRoster
 
-    found = _home(home)
+    found = home_of(home)
     try:
         data = file.read_bytes()
         signed = SignedRoster.from_bytes(data).unverified()
@@ -276,120 +266,9 @@ def receipts(
     """Print all receipts for a hospital's ledger: with them it can show, or see, that nothing is missing."""
     from clinimeta.server.witness import all_of
 
-    _, database = _opened(home)
+    _, database = opened(home)
     for made, signature in all_of(database, site):
         typer.echo(f"{made.number} {made.hash.hex()} {signature.hex()}")
-
-
-def stop(
-    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
-) -> None:
-    """Stop an experiment after what it is doing now; `clinimeta resume` goes on with it."""
-    from clinimeta.server import experiments
-
-    _, database = _opened(home)
-    experiments.want(database, experiment, "stopped", _who())
-    typer.echo(f"{experiment} is to stop")
-
-
-def resume(
-    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
-) -> None:
-    """Go on with an experiment that was stopped or has failed, from its checkpoint."""
-    from clinimeta.server import experiments
-
-    _, database = _opened(home)
-    found = experiments.want(database, experiment, "running", _who())
-    typer.echo(f"{experiment} goes on from round {found.round}")
-
-
-def list_experiments(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """List the experiments, the newest first."""
-    from clinimeta.server import experiments
-
-    _, database = _opened(home)
-    rows = [
-        {
-            "experiment": e.id,
-            "study": e.study,
-            "state": e.state,
-            "round": f"{e.round}/{e.rounds}",
-            "sites": len(e.participants),
-            "since": e.changed_at,
-            "detail": e.detail,
-        }
-        for e in experiments.every(database)
-    ]
-    _table(rows, as_json, "no experiment was started yet: clinimeta run STUDY")
-
-
-def show(
-    experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")],
-    home: HomeOption = HERE,
-    as_json: Json = False,
-) -> None:
-    """Show an experiment: how far it is, who takes part, who answered in its last round, what went wrong."""
-    from clinimeta.server.status import experiment_lines, experiment_values
-
-    found, database = _opened(home)
-    values = experiment_values(found, database, experiment)
-    if as_json:
-        typer.echo(json.dumps(values, indent=1))
-        return
-    for line in experiment_lines(values):
-        typer.echo(line)
-
-
-def export(
-    experiment: Annotated[str, typer.Argument(help="A finished one, as `clinimeta list` shows it.")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
-    home: HomeOption = HERE,
-) -> None:
-    """Write what came out of an experiment: the model (safetensors), a manifest and a model card.
-
-    Example:
-        clinimeta export heart-disease-1a2b3c --out model
-    """
-    from clinimeta.server.export import export as export_to
-
-    found, database = _opened(home)
-    for path in export_to(found, database, experiment, out):
-        typer.echo(str(path))
-
-
-def start(home: Path, study: Any, sites: Sequence[str]) -> str:
-    """Start an experiment over these hospitals (all approved ones where none is named); its id.
-
-    Raises:
-        UserError: too few hospitals, or one that cannot take part.
-    """
-    from clinimeta.server import enrolment, experiments
-
-    found, database = _opened(home)
-    participants = list(sites) or [site.name for site in enrolment.known(database, "approved")]
-    return experiments.start(found, database, study, participants, _who()).id
-
-
-def _home(path: Path) -> "Home":
-    from clinimeta.server.config import Home
-
-    home = Home(path.resolve())
-    home.settings()
-    return home
-
-
-def _opened(path: Path) -> "tuple[Home, Database]":
-    from clinimeta.server.database import Database
-
-    home = _home(path)
-    return home, Database.open(home.database)
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "somebody without a name on this machine"
 
 
 def _token(home: "Home", token: str, site: str, hours: float, as_json: bool) -> None:
@@ -401,16 +280,3 @@ def _token(home: "Home", token: str, site: str, hours: float, as_json: bool) -> 
         return
     typer.echo(whole)
     typer.echo(f"for {site}, once, within {hours:g} hours: clinimeta site enrol --token-file FILE", err=True)
-
-
-def _table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-    elif not rows:
-        typer.echo(empty)
-    else:
-        columns = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
-        widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in columns}
-        typer.echo("  ".join(f"{key:<{widths[key]}}" for key in columns).rstrip())
-        for row in rows:
-            typer.echo("  ".join(f"{row[key]!s:<{widths[key]}}" for key in columns).rstrip())

@@ -18,7 +18,8 @@ from clinimeta.client import cli as client_cli
 from clinimeta.client import site_cli
 from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
 from clinimeta.server import cli as server_cli
-from clinimeta.server import consortium_cli
+from clinimeta.server import consortium_cli, experiments_cli
+from clinimeta.server.cli_parts import HERE, HomeOption
 from clinimeta.simulations import privacy_cli
 
 EXIT_CODES = """
@@ -49,11 +50,11 @@ app.add_typer(privacy_cli.app, name="privacy")
 app.add_typer(server_cli.app, name="coordinator")
 app.add_typer(site_cli.app, name="site")
 app.add_typer(consortium_cli.app, name="consortium")
-app.command()(server_cli.stop)
-app.command()(server_cli.resume)
-app.command("list")(server_cli.list_experiments)
-app.command()(server_cli.show)
-app.command()(server_cli.export)
+app.command()(experiments_cli.stop)
+app.command()(experiments_cli.resume)
+app.command("list")(experiments_cli.list_experiments)
+app.command()(experiments_cli.show)
+app.command()(experiments_cli.export)
 
 
 class EngineName(StrEnum):
@@ -79,7 +80,7 @@ class DeviceName(StrEnum):
 @app.command("run")
 def run_study(
     study: Annotated[str, typer.Argument(help="A built-in study or a study file (TOML).")],
-    home: server_cli.HomeOption = server_cli.HERE,
+    home: HomeOption = HERE,
     site: Annotated[
         list[str] | None,
         typer.Option(help="A hospital that takes part; may be given several times (default: all approved)."),
@@ -92,7 +93,7 @@ def run_study(
     """
     from clinimeta.simulations import studies
 
-    name = server_cli.start(home, studies.find(study), site or ())
+    name = experiments_cli.start(home, studies.find(study), site or ())
     typer.echo(name)
 
 

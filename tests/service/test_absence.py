@@ -12,6 +12,7 @@ from clinimeta.common.tasks.table import Records
 
 pytestmark = [
     pytest.mark.service,
+    pytest.mark.long,
     pytest.mark.data,
     pytest.mark.timeout(300),
     pytest.mark.xdist_group("service"),

@@ -15,6 +15,7 @@ from clinimeta.server.experiments import NO_ROOM
 
 pytestmark = [
     pytest.mark.service,
+    pytest.mark.long,
     pytest.mark.data,
     pytest.mark.timeout(300),
     pytest.mark.xdist_group("service"),
