@@ -65,6 +65,7 @@ def test_only_sums_are_seen_and_they_train_the_model_of_the_simulation(
     assert all(not row["by_site"] for row in masked.rounds(name))
 
 
+@pytest.mark.long
 def test_the_round_loop_is_killed_between_the_phases(masked: Federation, masked_study: Study) -> None:
     name = masked.run(masked_study.to_toml())
     until(lambda: masked.rounds(name), 90)

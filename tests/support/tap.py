@@ -41,6 +41,8 @@ class Tap:
             ssl_keyfile=str(folder / "tap.key"),
             log_config=None,
             lifespan="off",
+            interface="asgi3",
+            ws="none",
         )
         self._server = uvicorn.Server(config)
         threading.Thread(target=lambda: asyncio.run(self._server.serve()), daemon=True).start()
