@@ -283,7 +283,7 @@ def test_many_at_once_lose_no_decision(kept: Approvals) -> None:
     plans = [plan_of(seed=seed) for seed in range(12)]
 
     def decide(number: int) -> None:
-        plan = plans[number % len(plans)]
+        plan = plans[number // 4]
         same.keep(plan)
         same.approve(plan.digest, f"person {number}")
 

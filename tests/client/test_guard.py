@@ -197,6 +197,15 @@ def test_an_introduction_tells_a_range_or_nothing_and_needs_no_table(here: Hospi
         assert (reply.rows_from, reply.rows_to) == told
 
 
+@pytest.mark.parametrize("kind", ["introduction", "masking, between", "meta-gradient"])
+def test_an_order_that_is_too_large_is_refused_whatever_it_asks(kind: str, here: Hospital) -> None:
+    here.approve(BASE)
+    order = replace(orders_for(BASE)[kind], nonce="n" * 9000)  # type: ignore[type-var]
+    reply = answer(here.site(here.guard(payload_bytes=8999)), order)
+    assert code_of(reply) == "too_large"
+    assert here.guard(payload_bytes=20_000).first_look(order, identity=True, budget=True) is None
+
+
 def test_an_order_is_as_large_as_what_is_in_it() -> None:
     order = orders_for(BASE)["meta-gradient"]
     wider = replace(order, params={"w": order.params["weight"].new_zeros(1000)})  # type: ignore

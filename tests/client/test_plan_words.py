@@ -175,6 +175,16 @@ def test_no_difference_between_two_plans_is_hidden(plan: Plan, path: str, value:
     assert (diff(plan, other) == ()) == (plan.digest == other.digest)
 
 
+def test_columns_in_another_order_are_a_difference_and_one_more_column_is_one() -> None:
+    turned = plan_of(table={"columns": BASE.table.columns[::-1]})
+    (change,) = diff(BASE, turned)
+    assert "order of the columns" in change.what
+    more = plan_of(table={"columns": (Column(name="lactate"), *BASE.table.columns)})
+    column, order = diff(BASE, more)
+    assert (column.what, column.before) == ("column 'lactate'", "not read")
+    assert "order of the columns" in order.what
+
+
 @given(old=st.sampled_from(PLANS), new=st.sampled_from(PLANS))
 def test_two_plans_without_a_difference_are_the_same_plan(old: Plan, new: Plan) -> None:
     changes = diff(old, new)

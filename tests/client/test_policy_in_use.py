@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import tomli_w
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from guarded import BASE, ME, STUDY, fresh, masked, orders_for
 from structlog.testing import capture_logs
 
@@ -19,7 +21,7 @@ from clinimeta.client.gate import entry_of
 from clinimeta.client.keys import identity
 from clinimeta.client.ledger import Ledger
 from clinimeta.client.rules import reads_table
-from clinimeta.client.site import answer
+from clinimeta.common.flower_records import from_flower, to_flower
 from clinimeta.common.health import Health
 from clinimeta.common.records import (
     Calibration,
@@ -99,6 +101,7 @@ def test_a_study_that_somebody_brings_is_decided_before_any_order(home: Home, tm
 
 @pytest.fixture
 def answering(home: Home) -> Iterator[Answering]:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # Flower's, process-wide
     health = Health(0)
     yield Answering(home, health)
     health._server.server_close()
@@ -114,7 +117,13 @@ def edit(home: Home, policy: dict[str, Any]) -> None:
 
 
 def code_of(answering: Answering, kind: str = "meta-gradient") -> str:
-    reply = answer(answering.hospital.site, orders_for(BASE)[kind])
+    """What leaves when an order comes, and that the ledger has it under the policy that allowed it."""
+    which = {"introduction": "query.introduction", "meta-gradient": "train.meta_gradient"}[kind]
+    message = Message(to_flower(orders_for(BASE)[kind]), 7, which)
+    reply = from_flower(answering(message, Context(1, 7, {}, RecordDict(), {})).content)
+    (record,) = answering.hospital.ledger.records(last=1)
+    assert record.entry.policy == answering.hospital.policy
+    assert record.entry.outcome == (reply.code if isinstance(reply, Refusal) else "sent")
     return reply.code if isinstance(reply, Refusal) else "none"
 
 
