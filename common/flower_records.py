@@ -46,7 +46,9 @@ def to_flower(record: Order | Reply, identity: Identity | None = None) -> Record
         for name, data in envelope.tensors.items()
     }
     fields = ConfigRecord(dict(envelope.fields))
-    content = RecordDict({_FIELDS: fields, _TENSORS: ArrayRecord(arrays)})
+    content = RecordDict({_FIELDS: fields})
+    if arrays:  # an empty record is the same object in every message, and Flower would send it once only
+        content[_TENSORS] = ArrayRecord(arrays)
     if identity is not None:
         content[PROOF] = ConfigRecord({"signature": proofs.sign(envelope, identity)})
     return content
@@ -91,9 +93,9 @@ def envelope_of(content: RecordDict) -> Envelope:
     Raises:
         RecordError: other records than ours, or an array whose header does not fit its bytes.
     """
-    if set(content) - {PROOF} != {_FIELDS, _TENSORS}:
+    if set(content) - {PROOF, _TENSORS} != {_FIELDS}:
         raise RecordError(f"unexpected records in the message: {sorted(content)}")
-    fields, tensors = content[_FIELDS], content[_TENSORS]
+    fields, tensors = content[_FIELDS], content.get(_TENSORS, ArrayRecord())
     if not isinstance(fields, ConfigRecord) or not isinstance(tensors, ArrayRecord):
         raise RecordError("the message's records have the wrong type")
     for name, array in tensors.items():
