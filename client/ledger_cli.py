@@ -25,7 +25,11 @@ def show_ledger(
     last: Annotated[int, typer.Option(min=1, help="How many records.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Show the last records; with --json all that is in them."""
+    """Show the last records; with --json all that is in them.
+
+    Example:
+        clinimeta site ledger show --last 50
+    """
     from dataclasses import asdict
 
     from clinimeta.client.certificate import KINDS, in_words
@@ -49,7 +53,11 @@ def verify_ledger(
         Path | None, typer.Option(help="Receipts from the coordinator (its `receipts` command).")
     ] = None,
 ) -> None:
-    """Check, offline, that no record was changed (integrity) and none is missing (completeness)."""
+    """Check, offline, that no record was changed (integrity) and none is missing (completeness).
+
+    Example:
+        clinimeta site ledger verify --receipts receipts.txt
+    """
     from clinimeta.client.ledger_check import text
 
     findings = _findings(home_of(home), receipts)

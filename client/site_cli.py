@@ -48,7 +48,11 @@ def enrol(
     ] = "",
     token_file: Annotated[Path | None, typer.Option(help="A file that holds it.")] = None,
 ) -> None:
-    """Send this hospital's public keys to the coordinator. Private keys stay here."""
+    """Send this hospital's public keys to the coordinator. Private keys stay here.
+
+    Example:
+        clinimeta site enrol --home site --token-file token.txt
+    """
     from clinimeta.client.enrol import enrol as enrol_at
     from clinimeta.client.keys import identity
     from clinimeta.common.secagg.identity import fingerprint
@@ -75,6 +79,9 @@ def up(
     """Run the hospital's daemon: it answers the coordinator as far as this hospital's policy allows.
 
     Stays in the foreground until SIGTERM or Ctrl-C; --background returns when it is ready.
+
+    Example:
+        clinimeta site up --home site --background
     """
     from clinimeta.common.running import in_background
 
@@ -94,7 +101,11 @@ def up(
 
 @app.command()
 def down(home: HomeOption = HERE) -> None:
-    """Stop the daemon; what it is answering is answered first, if that is quick."""
+    """Stop the daemon; what it is answering is answered first, if that is quick.
+
+    Example:
+        clinimeta site down --home site
+    """
     from clinimeta.common.running import stop
 
     typer.echo("stopped" if stop(home_of(home).lock, patience_s=40.0) else "it was not running")
@@ -102,7 +113,11 @@ def down(home: HomeOption = HERE) -> None:
 
 @app.command()
 def status(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Say whether the daemon runs, and how the coordinator sees this hospital."""
+    """Say whether the daemon runs, and how the coordinator sees this hospital.
+
+    Example:
+        clinimeta site status --home site
+    """
     from clinimeta.client.enrol import standing
     from clinimeta.common.running import running
 
@@ -117,7 +132,11 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def check(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Check settings, keys, table, disk, clock, proxy and the way to the coordinator; sends no data."""
+    """Check settings, keys, table, disk, clock, proxy and the way to the coordinator; sends no data.
+
+    Example:
+        clinimeta site check --home site
+    """
     from clinimeta.client.check import examine
     from clinimeta.common.findings import require_no_fault, shown
 
@@ -198,7 +217,11 @@ def approve(
 
 @app.command()
 def budget(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Say what each study has cost patients in privacy, and what is left of the hospital's budget."""
+    """Say what each study has cost patients in privacy, and what is left of the hospital's budget.
+
+    Example:
+        clinimeta site budget --home site
+    """
     from clinimeta.client.hospital import budget_of, policy_of
 
     found = home_of(home)
@@ -226,7 +249,11 @@ app.add_typer(ledger_cli.app, name="ledger")
 
 @app.command()
 def report(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Say what this hospital has contributed: per study answers, refusals, bytes and privacy."""
+    """Say what this hospital has contributed: per study answers, refusals, bytes and privacy.
+
+    Example:
+        clinimeta site report --home site
+    """
     from dataclasses import asdict
 
     from clinimeta.client.activity import by_study, refusals
@@ -287,7 +314,11 @@ def adapt(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of site.toml, for editors and for checks before a roll-out."""
+    """Print the JSON schema of site.toml, for editors and for checks before a roll-out.
+
+    Example:
+        clinimeta site schema > site.schema.json
+    """
     from clinimeta.client.settings_schema import schema as of_settings
 
     typer.echo(json.dumps(of_settings(), indent=1))

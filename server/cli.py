@@ -73,6 +73,9 @@ def up(home: HomeOption = HERE, background: Background = False, wait: ReadyIn = 
     """Run the coordinator: Flower's SuperLink and our round loops, each started again should it end.
 
     Stays in the foreground until SIGTERM or Ctrl-C; --background returns when it is ready.
+
+    Example:
+        clinimeta coordinator up --home hub --background
     """
     from clinimeta.common.running import in_background
 
@@ -92,7 +95,11 @@ def up(home: HomeOption = HERE, background: Background = False, wait: ReadyIn = 
 
 @app.command()
 def down(home: HomeOption = HERE) -> None:
-    """Stop the coordinator. Experiments go on from their checkpoints when it is up again."""
+    """Stop the coordinator. Experiments go on from their checkpoints when it is up again.
+
+    Example:
+        clinimeta coordinator down --home hub
+    """
     from clinimeta.common.running import stop as stop_daemon
 
     ended = stop_daemon(home_of(home).lock, patience_s=40.0)
@@ -101,7 +108,11 @@ def down(home: HomeOption = HERE) -> None:
 
 @app.command()
 def status(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Say whether the coordinator runs, who is enrolled and what is being done."""
+    """Say whether the coordinator runs, who is enrolled and what is being done.
+
+    Example:
+        clinimeta coordinator status --home hub
+    """
     from clinimeta.server.status import status_of
 
     found = status_of(home_of(home))
@@ -114,7 +125,11 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def doctor(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """Check the folder, keys, certificate, ports and disk; each finding with what to do about it."""
+    """Check the folder, keys, certificate, ports and disk; each finding with what to do about it.
+
+    Example:
+        clinimeta coordinator doctor --home hub
+    """
     from clinimeta.common.findings import require_no_fault, shown
     from clinimeta.server.doctor import examine
 
@@ -151,7 +166,11 @@ def rotate(
     auto: Annotated[bool, typer.Option("--auto", help="Its use is its approval.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a token with which a hospital replaces its keys; the old keys hold until it is used."""
+    """Make a token with which a hospital replaces its keys; the old keys hold until it is used.
+
+    Example:
+        clinimeta coordinator rotate "Hospital A"
+    """
     from clinimeta.server import enrolment
 
     found, database = opened(home)
@@ -163,7 +182,11 @@ def rotate(
 def approve(
     site: Annotated[str, typer.Argument(help="A hospital that waits.")], home: HomeOption = HERE
 ) -> None:
-    """Let a hospital that has enrolled take part."""
+    """Let a hospital that has enrolled take part.
+
+    Example:
+        clinimeta coordinator approve "Hospital A"
+    """
     from clinimeta.server import enrolment
 
     _, database = opened(home)
@@ -177,7 +200,11 @@ def revoke(
     reason: Annotated[str, typer.Option(help="Why; it is kept in the record of events.")],
     home: HomeOption = HERE,
 ) -> None:
-    """Let a hospital take part no longer: its keys are refused from now on."""
+    """Let a hospital take part no longer: its keys are refused from now on.
+
+    Example:
+        clinimeta coordinator revoke "Hospital A" --reason "left the consortium"
+    """
     from clinimeta.server import enrolment
 
     _, database = opened(home)
@@ -187,7 +214,11 @@ def revoke(
 
 @app.command("list")
 def list_sites(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """List the hospitals: waiting for approval, approved, revoked; with their keys' fingerprints."""
+    """List the hospitals: waiting for approval, approved, revoked; with their keys' fingerprints.
+
+    Example:
+        clinimeta coordinator list --home hub
+    """
     from clinimeta.common.secagg.identity import fingerprint
     from clinimeta.server import enrolment
 
@@ -216,7 +247,11 @@ def certificate(
         typer.Option("--name-in-certificate", help="Host name or address; repeat for more (else as before)."),
     ] = None,
 ) -> None:
-    """Make a new server certificate, by the same authority: hospitals need do nothing. Restart afterwards."""
+    """Make a new server certificate, by the same authority: hospitals need do nothing. Restart afterwards.
+
+    Example:
+        clinimeta coordinator certificate --home hub
+    """
     from datetime import UTC, datetime
 
     from clinimeta.common.files import write_atomically
@@ -239,7 +274,11 @@ def roster(
     file: Annotated[Path, typer.Argument(help="roster.json, as `clinimeta consortium sign` wrote it.")],
     home: HomeOption = HERE,
 ) -> None:
-    """Hand out a roster that the consortium has signed offline: secure aggregation needs one."""
+    """Hand out a roster that the consortium has signed offline: secure aggregation needs one.
+
+    Example:
+        clinimeta coordinator roster keys/roster.json --home hub
+    """
     from clinimeta.common.errors import RecordError
     from clinimeta.common.files import write_atomically
     from clinimeta.common.roster_file import SignedRoster
@@ -263,7 +302,11 @@ def roster(
 def receipts(
     site: Annotated[str, typer.Argument(help="An enrolled hospital.")], home: HomeOption = HERE
 ) -> None:
-    """Print all receipts for a hospital's ledger: with them it can show, or see, that nothing is missing."""
+    """Print all receipts for a hospital's ledger: with them it can show, or see, that nothing is missing.
+
+    Example:
+        clinimeta coordinator receipts "Hospital A" > receipts.txt
+    """
     from clinimeta.server.witness import all_of
 
     _, database = opened(home)

@@ -24,7 +24,11 @@ Folder = Annotated[Path, typer.Argument(help="The consortium's folder.")]
 
 @app.command()
 def init(folder: Folder) -> None:
-    """Make the consortium's key, in a new folder that stays offline."""
+    """Make the consortium's key, in a new folder that stays offline.
+
+    Example:
+        clinimeta consortium init keys
+    """
     import secrets
 
     from clinimeta.common.private_files import make_private_folder, write_secret

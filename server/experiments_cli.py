@@ -16,7 +16,11 @@ from clinimeta.server.cli_parts import HERE, HomeOption, Json, opened, table, wh
 def stop(
     experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
 ) -> None:
-    """Stop an experiment after what it is doing now; `clinimeta resume` goes on with it."""
+    """Stop an experiment after what it is doing now; `clinimeta resume` goes on with it.
+
+    Example:
+        clinimeta stop heart-disease-1a2b3c
+    """
     from clinimeta.server import experiments
 
     _, database = opened(home)
@@ -27,7 +31,11 @@ def stop(
 def resume(
     experiment: Annotated[str, typer.Argument(help="As `clinimeta list` shows it.")], home: HomeOption = HERE
 ) -> None:
-    """Go on with an experiment that was stopped or has failed, from its checkpoint."""
+    """Go on with an experiment that was stopped or has failed, from its checkpoint.
+
+    Example:
+        clinimeta resume heart-disease-1a2b3c
+    """
     from clinimeta.server import experiments
 
     _, database = opened(home)
@@ -36,7 +44,11 @@ def resume(
 
 
 def list_experiments(home: HomeOption = HERE, as_json: Json = False) -> None:
-    """List the experiments, the newest first."""
+    """List the experiments, the newest first.
+
+    Example:
+        clinimeta list --home hub
+    """
     from clinimeta.server import experiments
 
     _, database = opened(home)
@@ -60,7 +72,11 @@ def show(
     home: HomeOption = HERE,
     as_json: Json = False,
 ) -> None:
-    """Show an experiment: how far it is, who takes part, who answered in its last round, what went wrong."""
+    """Show an experiment: how far it is, who takes part, who answered in its last round, what went wrong.
+
+    Example:
+        clinimeta show heart-disease-1a2b3c
+    """
     from clinimeta.server.status import experiment_lines, experiment_values
 
     found, database = opened(home)

@@ -120,7 +120,6 @@ def test_an_envelope_can_be_weighed_before_it_is_opened() -> None:
     "records",
     [
         {},
-        {"fields": content()["fields"]},
         {"tensors": content()["tensors"]},
         {"fields": content()["fields"], "tensors": content()["tensors"], "more": ConfigRecord({})},
         {"fields": content()["fields"], "arrays": content()["tensors"]},
@@ -187,7 +186,13 @@ def test_a_boolean_that_crossed_the_wire_is_still_no_number() -> None:
     good = content("an introduction")
     fields = ConfigRecord({**good["fields"], "rows_from": True})
     with pytest.raises(RecordError, match="rows_from has the wrong type"):
-        from_flower(over_the_wire(RecordDict({"fields": fields, "tensors": good["tensors"]})))
+        from_flower(over_the_wire(RecordDict({**good, "fields": fields})))
+
+
+def test_a_record_without_tensors_sends_none_and_one_with_tensors_needs_them() -> None:
+    assert set(content("an introduction")) == {"fields"}
+    with pytest.raises(RecordError):
+        from_flower(RecordDict({"fields": content()["fields"]}))
 
 
 def test_content_that_is_well_formed_but_no_record_is_an_error() -> None:

@@ -246,7 +246,6 @@ def test_an_error_of_flowers_is_a_failure_that_names_its_code_alone() -> None:
         RecordDict(
             {
                 "fields": ConfigRecord({**to_flower(Refusal("n", "ulm", "c", "r"))["fields"], "version": 2}),
-                "tensors": to_flower(Refusal("n", "ulm", "c", "r"))["tensors"],
             }
         ),
     ],

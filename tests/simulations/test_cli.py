@@ -130,6 +130,16 @@ def commands() -> dict[str, Command]:
     return found
 
 
+OPERATOR = (
+    *("init", "up", "down", "status", "doctor", "invite", "approve", "revoke", "rotate", "list"),
+    *("certificate", "roster", "receipts"),
+)
+HOSPITAL = (
+    *("init", "enrol", "check", "dry-run", "up", "down", "status", "budget", "approve", "adapt", "report"),
+    "schema",
+)
+
+
 def test_the_commands_are_those_that_are_promised() -> None:
     assert set(commands()) == {
         "adapt",
@@ -147,6 +157,11 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "bench secagg",
         "privacy",
         "privacy plan",
+        *("run", "stop", "resume", "list", "show", "export"),
+        *("coordinator", "site", "site ledger", "consortium", "consortium init", "consortium sign"),
+        *(f"coordinator {name}" for name in OPERATOR),
+        *(f"site {name}" for name in HOSPITAL),
+        *(f"site ledger {name}" for name in ("show", "verify", "certificate")),
     }
 
 
