@@ -28,7 +28,7 @@ class Resource:
 
 
 def resources(path: Path) -> Iterator[Resource]:
-    """All resources of a file, or of a folder's files in the order of their names; a Bundle gives its entries.
+    """All resources of a file, or of a folder's files in the order of their names; a Bundle is its entries.
 
     Raises:
         DataError: no such file, not packed as its name says, or a line that is no resource.
@@ -131,5 +131,5 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     return found
 
 
-def _no_number(name: str) -> float:
+def _no_number(_name: str) -> float:
     raise ValueError("not JSON")

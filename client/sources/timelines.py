@@ -17,12 +17,14 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import Field
 
-from clinimeta.client.sources.mapping import Columns, Scale, Translation, Values
+from clinimeta.client.sources.mapping import Columns, Scale, Translation, Values, scaled
 from clinimeta.common.settings import Settings
 from clinimeta.common.tasks.table import Records
 
 Choice = Literal["last", "first", "mean", "min", "max", "any"]
 
+_LARGEST = 300
+"""The largest power of ten that a number may have: beyond it arithmetic leaves the finite numbers."""
 _DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)([T ].+)?)?)?", flags=re.ASCII)
 
 
@@ -95,6 +97,13 @@ class Window(Settings):
         ahead = (event.at.day - index).days
         in_time = ahead > 0 if self.when == "after" else ahead <= 0
         return in_time and (self.days is None or abs(ahead) <= self.days)
+
+
+class Died(Window):
+    """1 if the source knows of the patient's death, else 0."""
+
+    kind: Literal["death"] = "death"
+    choose: Literal["any"] = "any"
 
 
 class Timeline(Settings):
@@ -197,6 +206,23 @@ def chosen(events: Sequence[Event], choose: Choice) -> str:
     if choose == "mean":
         return repr(float(sum(numbers) / len(numbers)))
     return events[numbers.index(min(numbers) if choose == "min" else max(numbers))].cell
+
+
+def number_cell(value: object, factor: float) -> str:
+    """A number as a cell, in another unit.
+
+    Raises:
+        ValueError: it is none, or not a finite one; shows nothing of it.
+
+    >>> number_cell(Decimal("88.0"), 1.0), number_cell(88, 0.0113)
+    ('88.0', '0.9944')
+    """
+    if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
+        raise ValueError("no number")
+    number = Decimal(str(value))
+    if not number.is_finite() or number.adjusted() > _LARGEST:
+        raise ValueError("no finite number")
+    return str(number) if factor == 1.0 else scaled(str(number), factor)
 
 
 def moment_of(value: object) -> Moment | None:
