@@ -3,7 +3,7 @@
 A row is known in messages by its table's own key (`measurement_id`), never by its person.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
@@ -111,9 +111,7 @@ class Database:
         """Everybody, by person_id."""
         table = self._table("person", _PERSON)
         found = []
-        for number, row in enumerate(
-            self.connection.execute(sa.select(table).order_by(table.c.person_id)).mappings(), start=1
-        ):
+        for number, row in enumerate(self._rows(sa.select(table).order_by(table.c.person_id)), start=1):
             place = f"person, row {number} by person_id"
             try:
                 born = _born(row)
@@ -140,7 +138,7 @@ class Database:
         if not isinstance(how, Died):
             query = query.where(self._is_of(table.c[names.concept], how))
         found: dict[str, list[Event]] = {}
-        for row in self.connection.execute(query).mappings():
+        for row in self._rows(query):
             key = "" if names.key == "person_id" else f", {names.key} {cell_text(row[names.key])}"
             place = f"{table.name}{key} (for the column '{column}')"
             person = cell_text(row["person_id"])
@@ -155,6 +153,9 @@ class Database:
                 found.setdefault(person, []).append(Event(cell, self._moment(row, names, place)))
         return found
 
+    def _rows(self, query: sa.Select[Any]) -> Iterator[Mapping[str, Any]]:
+        return (row._asdict() for row in self.connection.execute(query))
+
     def _is_of(self, concept: sa.ColumnElement[Any], how: Measured | Diagnosed) -> sa.ColumnElement[bool]:
         itself = concept.in_(how.concepts)
         if not how.descendants:
@@ -163,7 +164,7 @@ class Database:
         below = sa.select(tree.c.descendant_concept_id).where(tree.c.ancestor_concept_id.in_(how.concepts))
         return sa.or_(itself, concept.in_(below))
 
-    def _cell(self, row: sa.RowMapping, column: str, how: Measured, place: str) -> str:
+    def _cell(self, row: Mapping[str, Any], column: str, how: Measured, place: str) -> str:
         """Empty where there is no value."""
         value = row[column]
         if value is None or (column == "value_as_concept_id" and value == 0):
@@ -192,8 +193,8 @@ class Database:
         except TypeError:
             raise self._bad_cell(place, "text or a number") from None
 
-    def _moment(self, row: sa.RowMapping, names: _Cdm, place: str) -> Moment | None:
-        """The day of the date column, which the CDM requires; the instant of the finer one, if there is one."""
+    def _moment(self, row: Mapping[str, Any], names: _Cdm, place: str) -> Moment | None:
+        """The day of the date column, which the CDM requires; the instant of the finer one if it is there."""
         try:
             day, exact = moment_of(row[names.day]), moment_of(row[names.moment])
         except ValueError:
@@ -244,7 +245,7 @@ class Database:
         )
 
 
-def _born(row: sa.RowMapping) -> date | None:
+def _born(row: Mapping[str, Any]) -> date | None:
     exact = row["birth_datetime"]
     if exact is not None and exact != "":
         return exact.date() if isinstance(exact, datetime) else birth_day(str(exact)[:10])

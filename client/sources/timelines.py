@@ -244,7 +244,8 @@ def moment_of(value: object) -> Moment | None:
         year, month, day, rest = _parts(value)
         if rest:
             return _at(datetime.fromisoformat(str(value)))
-        last = date(year, month or 12, day or monthrange(year, month or 12)[1])
+        month = 12 if month is None else month
+        last = date(year, month, monthrange(year, month)[1] if day is None else day)
         return _at(datetime.combine(last, time()))
     except (ValueError, OverflowError):
         raise ValueError("no date or time") from None
@@ -265,7 +266,9 @@ def birth_day(value: object) -> date | None:
         return date(value.year, value.month, value.day)
     try:
         year, month, day, _ = _parts(value)
-        return date(year, month or 7, day or (15 if month else 1))
+        if month is None:
+            return date(year, 7, 1)
+        return date(year, month, 15 if day is None else day)
     except ValueError:
         raise ValueError("no date") from None
 
@@ -286,7 +289,7 @@ def _parts(value: object) -> tuple[int, int | None, int | None, str]:
     if found is None:
         raise ValueError("no date or time")
     year, month, day, rest = found.groups()
-    return int(year), int(month) if month else None, int(day) if day else None, rest or ""
+    return int(year), None if month is None else int(month), None if day is None else int(day), rest or ""
 
 
 def _at(value: datetime) -> Moment:
