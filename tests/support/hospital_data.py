@@ -71,7 +71,7 @@ def database(
     path = folder / "hospital.db"
     path.unlink(missing_ok=True)
     with sqlite3.connect(path) as connection:
-        connection.executescript(script)
+        connection.executescript(f"PRAGMA synchronous = OFF; {script}")
         for table, rows in (tables or {}).items():
             for row in rows:
                 connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
