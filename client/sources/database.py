@@ -37,9 +37,10 @@ def reading(folder: Path, url_file: str, statement: str = "") -> Iterator[sa.Con
         UserError: the URL's file is not private, or holds no URL; the database cannot be opened or read.
     """
     place = folder / url_file
-    engine = _engine(_url(place), place, folder)
+    engine, connected = _engine(_url(place), place, folder), False
     try:
         with engine.connect() as connection:
+            connected = True
             if connection.dialect.name == "postgresql":
                 connection = connection.execution_options(postgresql_readonly=True)
             elif connection.dialect.name in _READ_ONLY:
@@ -50,11 +51,12 @@ def reading(folder: Path, url_file: str, statement: str = "") -> Iterator[sa.Con
         raise
     except Exception as error:  # drivers raise what they like, and what they say may hold cells
         raise DataError(
-            "the database did not answer",
+            "the database did not answer as it should" if connected else "the database cannot be opened",
             where=f"the database of {place}",
             found=_reason(error, statement),
-            remedy="try the same with the database's own client: its message may hold patients' values, "
-            "so it is not repeated here",
+            remedy="try the same with the database's own client: its message may hold "
+            + ("patients' values" if connected else "the password")
+            + ", so it is not repeated here",
         ) from None
     finally:
         engine.dispose()

@@ -1,5 +1,6 @@
 """A query's answer is read exactly; nothing can be written; no error shows a password or a cell."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,7 @@ def test_a_misspelt_column_of_the_query_is_named(tmp_path: Path) -> None:
 def test_what_a_driver_says_is_not_repeated(tmp_path: Path) -> None:
     database(tmp_path, TABLE, {"cohort": [(1, 1.0, "[1, hunter2", None)]})
     error = refused(SECTION | {"query": "SELECT json_extract(sex, '$') AS x FROM cohort"}, tmp_path)
-    assert error.what == "the database did not answer"
+    assert error.what == "the database did not answer as it should"
     assert "hunter2" not in str(error)
     assert error.__cause__ is None
 
@@ -155,6 +156,20 @@ def test_a_cell_that_is_no_text_is_named_by_row_and_column(tmp_path: Path, cell:
     error = refused(SECTION | {"query": "SELECT age, note FROM cohort"}, tmp_path)
     assert "row 4, column 'note'" in error.where
     assert "hunter2" not in str(error)
+
+
+def test_a_database_that_cannot_be_opened_is_told_from_a_query_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("no password hunter2")
+
+    database(tmp_path, TABLE).write_bytes(b"hunter2" * 1000)
+    error = refused(SECTION, tmp_path)
+    assert (error.what, "hunter2" in str(error)) == ("the database did not answer as it should", False)
+    monkeypatch.setattr(sqlite3, "connect", down)
+    error = refused(SECTION, tmp_path)
+    assert (error.what, "hunter2" in str(error)) == ("the database cannot be opened", False)
 
 
 def test_text_in_another_encoding_is_named_by_row_and_column(tmp_path: Path) -> None:
