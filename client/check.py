@@ -3,7 +3,7 @@
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from urllib.request import getproxies, proxy_bypass
@@ -13,27 +13,30 @@ from cryptography import x509
 from clinimeta.client.config import Home
 from clinimeta.client.enrol import Enrolment, standing
 from clinimeta.client.sources.base import configured
+from clinimeta.client.sources.checking import check_section
 from clinimeta.common.errors import UserError
 from clinimeta.common.findings import Finding
 from clinimeta.common.private_files import read_secret, require_private
 from clinimeta.common.running import running
+from clinimeta.common.tasks.schema import Schema
 
 LITTLE_GIB, TOO_LITTLE_GIB = 1.0, 0.1
 CLOCK_S = 5.0
 """Flower refuses a hospital whose clock is further ahead."""
 
 
-def examine(home: Home) -> list[Finding]:
-    """All findings, the good ones too; those about data come from `clinimeta.client.sources.checking`."""
+def examine(home: Home, table: Schema | None = None) -> list[Finding]:
+    """All findings, the good ones too; with a study's table also those about the hospital's own rows."""
     return [
         *_versions(),
         *_files(home),
         _disk(home),
         *_ports(home),
         _proxy(home),
-        *_table(home),
+        *(_table(home) if table is None else ()),
         *_policy(home),
         *_coordinator(home),
+        *(_data(home, table) if table is not None else ()),
     ]
 
 
@@ -57,6 +60,10 @@ def _files(home: Home) -> Iterator[Finding]:
             yield Finding(about, "fault", f"{error.what}: {error.where}, {error.found}", error.remedy)
         else:
             yield Finding(about, "good", "there, and the owner's only")
+
+
+def _data(home: Home, table: Schema) -> Sequence[Finding]:
+    return check_section(home.settings().data, f"{home.path / 'site.toml'}, [data]", table, home.path)
 
 
 def _disk(home: Home) -> Finding:

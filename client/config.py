@@ -20,7 +20,7 @@ TEMPLATE = """\
 address = "{address}"          # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
 
 [data]                         # read here, and never sent
-kind = "csv"
+kind = "csv"                   # or parquet, sql, fhir, omop: docs/sources.md
 path = "{data}"                # relative to this file
 
 [policy]                       # what this hospital lets happen; each default is the safe one

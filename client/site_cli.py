@@ -131,16 +131,23 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
-def check(home: HomeOption = HERE, as_json: Json = False) -> None:
+def check(
+    home: HomeOption = HERE,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Read the table, too, and hold it against this study (TOML)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check settings, keys, table, disk, clock, proxy and the way to the coordinator; sends no data.
 
     Example:
-        clinimeta site check --home site
+        clinimeta site check --study study.toml
     """
     from clinimeta.client.check import examine
     from clinimeta.common.findings import require_no_fault, shown
 
-    findings = examine(home_of(home))
+    findings = examine(home_of(home), _plans(study)[0].table if study is not None else None)
     typer.echo(shown(findings, as_json))
     require_no_fault(findings)
 

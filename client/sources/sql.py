@@ -1,43 +1,49 @@
-"""Read the rows of a query from a SQL database, by SQLAlchemy: never to write, no password in settings."""
+"""Read the answer of one query to a database as text cells; the query may only read."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import sqlalchemy as sa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clinimeta.client.sources import SOURCES
 from clinimeta.client.sources.cells import text_cells
+from clinimeta.client.sources.database import checked_names, reading
 from clinimeta.client.sources.mapping import Columns, Scale, Translation, Values
 from clinimeta.common.errors import DataError
-from clinimeta.common.private_files import read_secret
 from clinimeta.common.settings import Settings
 from clinimeta.common.tasks.table import Records
 
-_READS = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
-BATCH = 10_000
+_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*|/\*.*?\*/)
+    |(?P<quoted>'(?:[^'\\]|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]'"]*\]|(?P<tag>\$\w*\$).*?(?P=tag))
+    |(?P<word>\w+)|(?P<end>;)|(?P<open>['"`\\]|/\*)|.""",
+    flags=re.VERBOSE | re.DOTALL,
+)
+_WRITES = frozenset({"insert", "update", "delete", "merge", "into"})
+"""What may stand inside a statement that begins with SELECT or WITH, and still writes or locks."""
 
 
 @SOURCES.register("sql")
 class SqlSource(Settings):
-    """A query (SELECT or WITH) to a database that SQLAlchemy knows.
+    """The answer of a query; the file `url_file` (mode 0600) holds the database's URL, for SQLAlchemy.
 
-    `url` names the database, for example "sqlite:///cohort.sqlite" (relative to the hospital's folder) or
-    "postgresql+psycopg://reader@db/warehouse". One with a password goes into a file that only the owner may
-    read: `url_file`. `query` or `query_file` is one statement.
+    The query stands in `query`, or in the file `query_file`.
     """
 
     kind: Literal["sql"] = "sql"
-    url: str = ""
-    url_file: str = ""
+    url_file: str
     query: str = ""
     query_file: str = ""
     columns: Columns = Field(default_factory=dict)
     values: Values = Field(default_factory=dict)
     scale: Scale = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_query(self) -> "SqlSource":
+        if bool(self.query) == bool(self.query_file):
+            raise ValueError("either 'query' or 'query_file'")
+        return self
 
     @property
     def translation(self) -> Translation:
@@ -45,130 +51,69 @@ class SqlSource(Settings):
         return Translation(self.columns, self.values, self.scale)
 
     def read(self, folder: Path) -> Records:
-        """All rows of the query, read-only.
-
-        Raises:
-            DataError: no such database, a statement that would write, or one that the database refuses.
-            UserError: the file of the URL is open to others.
-        """
-        query = self._query(folder)
-        place = f"the database's answer to {self.query_file or 'the query'}"
-        names, rows = read_rows(self._url(folder), query, place)
-
-        def cell_at(name: str) -> Callable[[int], str]:
-            return lambda index: f"{place}, row {index + 1}, column '{name}'"
-
-        cells = {name: text_cells([row[at] for row in rows], cell_at(name)) for at, name in enumerate(names)}
-        return Records(place, cells, places=[f"row {number}" for number in range(1, len(rows) + 1)])
-
-    def _query(self, folder: Path) -> str:
-        if bool(self.query) == bool(self.query_file):
-            raise _either("query", "query_file")
-        if not self.query_file:
-            return self.query
-        try:
-            return (folder / self.query_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise DataError(
-                "the query cannot be read", where=str(folder / self.query_file), remedy="check the path"
-            ) from None
-
-    def _url(self, folder: Path) -> sa.URL:
-        if bool(self.url) == bool(self.url_file):
-            raise _either("url", "url_file")
-        text = self.url or read_secret(folder / self.url_file).decode(errors="replace").strip()
-        try:
-            url = sa.make_url(text)
-        except sa.exc.ArgumentError:
-            raise DataError(
-                "this is no database's URL",
-                where=f"[data], key '{'url' if self.url else 'url_file'}'",
-                expected="for example sqlite:///cohort.sqlite or postgresql+psycopg://reader@db/warehouse",
-            ) from None
-        if self.url and url.password:
-            raise DataError(
-                "a password stands in the settings",
-                where="[data], key 'url'",
-                expected="a URL without one, or `url_file`: a file of mode 0600 that holds the URL",
-                remedy="move the URL there, and change the password: settings are copied and shown",
-            )
-        if url.get_backend_name() == "sqlite" and url.database:
-            return url.set(database=str(folder / url.database))
-        return url
+        """All rows of the answer, counted from 1."""
+        where = str(folder / self.query_file) if self.query_file else "[data], key 'query'"
+        query = self.query or _read(folder / self.query_file)
+        require_reading(query, where)
+        with reading(folder, self.url_file, query) as connection:
+            # Without parameters a driver leaves '%' alone; `text` would take ':name' for one.
+            answer = connection.execution_options(no_parameters=True).exec_driver_sql(query)
+            names = checked_names(list(answer.keys()), where)
+            rows = [tuple(row) for row in answer]
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+        cells = {
+            name: text_cells(column, lambda row, name=name: f"{where}, row {row + 1}, column '{name}'")  # type: ignore[misc]
+            for name, column in zip(names, columns, strict=True)
+        }
+        return Records(f"the answer to {where}", cells, places=[f"row {row + 1}" for row in range(len(rows))])
 
 
-def _either(one: str, other: str) -> DataError:
-    return DataError(f"either '{one}' or '{other}' is needed, and not both", where="[data]")
+def require_reading(query: str, where: str) -> None:
+    """Do nothing, if a query is one statement, and one that only reads.
 
-
-def read_rows(url: sa.URL, query: str, place: str) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Column names and rows of one reading statement.
+    This catches mistakes; what a function called by the query does is for the database to forbid.
 
     Raises:
-        DataError: another statement, or the database refuses; shows neither password nor value.
+        DataError: several statements, not SELECT or WITH, a word that writes, or a quote that is left open.
     """
-    text = query.strip().rstrip(";")
-    if not _READS.match(text) or ";" in text:
-        raise DataError(
-            "the query is not one reading statement",
-            where=place,
-            expected="one SELECT, or WITH ... SELECT, without a semicolon in it",
-            remedy="make a view of what is more",
-        )
-    with _connected(url) as connection, _told(url, place):
-        found = connection.execute(sa.text(text.replace(":", r"\:")))
-        names = [str(name).strip() for name in found.keys()]  # noqa: SIM118 (not a dict)
-        rows = [tuple(row) for batch in found.partitions(BATCH) for row in batch]
-    twice = sorted({name for name in names if not name or names.count(name) > 1})
-    if twice:
-        raise DataError(
-            "two columns of the query have the same name, or one has none",
-            where=place,
-            found=", ".join(map(repr, twice)),
-            remedy="name every column, each name once: SELECT a AS age, ...",
-        )
-    return names, rows
+    words, ended = [], False
+    for token in _TOKEN.finditer(query):
+        text = token.group()
+        if token["open"] or text.startswith("/*!"):  # MySQL runs what stands in such a comment
+            raise _refused(
+                "it holds a quote that is not closed, a backslash, or a comment of that sort", where
+            )
+        if token["comment"] or text.isspace():
+            continue
+        if ended:
+            raise _refused("it holds more than one statement", where)
+        ended = bool(token["end"])
+        if token["word"]:
+            words.append(text.lower())
+    if not words or words[0] not in ("select", "with"):
+        raise _refused("it does not begin with SELECT or WITH", where)
+    for word in words:
+        if word in _WRITES:
+            raise _refused(f"it holds the word {word.upper()}", where)
 
 
-@contextmanager
-def _connected(url: sa.URL) -> Iterator[sa.Connection]:
-    sqlite = url.get_backend_name() == "sqlite"
-    if sqlite and not Path(url.database or "").is_file():
-        raise DataError("there is no such database", where=str(url.database), remedy="check the path")
-    with _told(url, _shown(url)):
-        if sqlite:
-            engine = sa.create_engine(f"sqlite:///file:{url.database}?mode=ro&uri=true")
-        else:
-            engine = sa.create_engine(url)
-        connection = engine.connect()
-        if url.get_backend_name() in ("postgresql", "mysql", "mariadb"):
-            connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+def _refused(found: str, where: str) -> DataError:
+    return DataError(
+        "the query is not one that only reads",
+        where=where,
+        found=found,
+        expected="one SELECT (or WITH ... SELECT)",
+        remedy='rewrite it; a column of such a name is written in double quotes ("update")',
+    )
+
+
+def _read(path: Path) -> str:
     try:
-        yield connection
-    finally:
-        connection.rollback()
-        connection.close()
-        engine.dispose()
-
-
-@contextmanager
-def _told(url: sa.URL, place: str) -> Iterator[None]:
-    """Errors of the database, without what they quote."""
-    try:
-        yield
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
-        cause = getattr(error, "orig", None) or error
-        missing = isinstance(error, sa.exc.NoSuchModuleError | ImportError)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            "the database cannot be read",
-            where=f"{_shown(url)}, {place}" if _shown(url) not in place else place,
-            found=f"an error of its driver, {type(cause).__name__}",
-            expected="a database that answers, and a query of tables and columns that are there",
-            remedy="install its driver (pip install)"
-            if missing
-            else "try the query in the database's own client",
+            "the query cannot be read",
+            where=str(path),
+            found=(isinstance(error, OSError) and error.strerror) or "not UTF-8 text",
+            remedy="check the path and the file's rights",
         ) from None
-
-
-def _shown(url: sa.URL) -> str:
-    return url.set(username=None, password=None, query={}).render_as_string(hide_password=True)
