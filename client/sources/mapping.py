@@ -196,5 +196,6 @@ def _missing(records: Records, words: Translation, schema: Schema) -> Iterator[D
             expected=nearest_few(source, list(records.cells)),
             remedy=f"correct the name in [data.columns], key '{name}'"
             if mapped
-            else f'name the column that holds it: {name} = "..." in [data.columns], or add it to the data',
+            else f'name the column that holds it: {name} = "..." in [data.columns], or add it to '
+            + ("[data.take]" if words.person else "the data"),
         )

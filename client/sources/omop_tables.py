@@ -112,7 +112,7 @@ class Database:
         table = self._table("person", _PERSON)
         found = []
         for number, row in enumerate(self._rows(sa.select(table).order_by(table.c.person_id)), start=1):
-            place = f"person, row {number} by person_id"
+            place = f"person row {number}"
             try:
                 born = _born(row)
             except (ValueError, TypeError):

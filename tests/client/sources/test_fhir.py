@@ -1,5 +1,6 @@
 """FHIR resources become one row a patient; what is not certain, or not asked for, is not used."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,12 @@ def test_a_patient_is_known_by_any_usual_reference(tmp_path: Path, reference: st
 )
 def test_a_number_comes_in_a_unit_that_the_mapping_names(tmp_path: Path, value: dict, expected: str) -> None:
     assert cell(tmp_path, CREATININE, observation("p", "2160-0", **value)) == expected
+
+
+def test_a_number_keeps_the_digits_that_were_written(tmp_path: Path) -> None:
+    line = json.dumps(observation("p", "2160-0", **quantity(0))).replace('"value": 0', '"value": 1.50')
+    ndjson(tmp_path / "all.ndjson", patient("p"), line)
+    assert records(section("all.ndjson"), tmp_path).cells["x"] == ("1.50",)
 
 
 def test_a_number_without_a_unit_needs_the_mappings_word(tmp_path: Path) -> None:

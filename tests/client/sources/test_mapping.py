@@ -100,6 +100,13 @@ def test_an_optional_column_may_be_missing_and_so_may_one_of_many_names() -> Non
     assert all(len(mistake.expected) < 200 for mistake in mistakes(many, WORDS, STUDY))
 
 
+def test_a_source_of_dated_events_is_told_to_take_the_column() -> None:
+    (mistake,) = mistakes(hospital(), Translation({"age": "AGE"}, person="patient"), STUDY)
+    assert "[data.take]" in mistake.remedy
+    (mistake,) = mistakes(hospital(), Translation({"age": "AGE"}), STUDY)
+    assert "[data.take]" not in mistake.remedy
+
+
 def test_missing_marks_are_values_too() -> None:
     words = Translation(WORDS.columns, {**WORDS.values, "sex": {"W": "0", "M": "1", "D": ""}}, WORDS.scale)
     assert translate(hospital(sex=["W", "D", "M"]), words, STUDY).cells["sex"] == ("0", "", "1")

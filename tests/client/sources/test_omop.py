@@ -61,7 +61,7 @@ def test_each_person_is_a_row(cdm: Path) -> None:
         "smoking": ("45883458", "", ""),
         "died": ("0", "1", "0"),
     }
-    assert found.place(1) == "person, row 2 by person_id"
+    assert found.place(1) == "person row 2"
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ CODED = (20, 1, 4275495, "2019-01-01", None, None, "x", 1, None)
         (
             "person",
             (7, 0, "hunter2", None, None, None),
-            "person, row 1 by person_id, birth_datetime or year_of_birth",
+            "person row 1, birth_datetime or year_of_birth",
         ),
         (
             "person",
             (7, 0, 1950, 13, None, None),
-            "person, row 1 by person_id, birth_datetime or year_of_birth",
+            "person row 1, birth_datetime or year_of_birth",
         ),
         (
             "person",
             (7, 0, 1950, 1, 1, "hunter2"),
-            "person, row 1 by person_id, birth_datetime or year_of_birth",
+            "person row 1, birth_datetime or year_of_birth",
         ),
         ("measurement", (10, 4711, *MEASURED[2:]), "measurement, measurement_id 10 (for the column 'x')"),
         (
