@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.supernode.runtime.run_clientapp import push_message
 from guarded import masked, orders_for, plan_of, promising
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from leaving import GRADIENT, ORDERS, PLAN, REPLIES, SuperNode, asked
 from ledgers import COORDINATOR, SITE
@@ -203,22 +203,26 @@ def test_what_cannot_be_written_down_does_not_leave(
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=7, max_size=12)
 
 
-ROWS = 32
+ROWS = 64
 
 
 @pytest.mark.parametrize("spoilt", ["", "age", "sick", "person"])
 @given(
     word=st.text("abcdefghijklmnopqrstuvwxyz", min_size=7, max_size=12), digits=st.integers(10**6, 10**7 - 99)
 )
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=2,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_no_value_of_the_table_is_in_any_record(
     tmp_path_factory: pytest.TempPathFactory, spoilt: str, word: str, digits: int
 ) -> None:
     cells = {
         "name": [f"Zyx-{word}-{row}" for row in range(ROWS)],
         "person": [f"MRN{word}{row}" for row in range(ROWS)],
-        "age": [f"{30 + row}.{digits + row}" for row in range(ROWS)],
-        "crp": [f"{90 - row % 7}.{digits + ROWS + row}" for row in range(ROWS)],
+        "age": [f"{row % 3}.{digits + row}" for row in range(ROWS)],
+        "crp": [f"-{row % 2}.{digits + ROWS + row}" for row in range(ROWS)],
         "sick": [("no", "yes")[row % 2] for row in range(ROWS)],
     }
     if spoilt:  # the hospital will have to refuse, and say why
