@@ -138,7 +138,7 @@ class Ledger:
             raise LedgerFileError(
                 "the ledger cannot be opened, so nothing leaves",
                 where=str(self.path),
-                found=os.strerror(error.errno),
+                found=error.strerror or type(error).__name__,
                 expected="a file that its owner may write, no link",
                 remedy="check the path and who owns it",
             ) from None
