@@ -141,6 +141,12 @@ def test_with_the_hospitals_key_only_what_was_witnessed_is_safe(witnessed: int) 
     )
 
 
+@given(st.integers(1, LENGTH - 1))
+def test_two_chains_that_the_hospital_signed_cannot_be_joined(place: int) -> None:
+    findings = found([*chain()[:place], *chain(study="another")[place:]])
+    assert (findings.broken, findings.why) == (place + 1, "it does not follow the record before it")
+
+
 def test_a_ledger_of_another_hospital_is_none_of_this_one() -> None:
     theirs = chained([entry(1).canonical()], ATTACKER)
     assert found(theirs).broken == 1

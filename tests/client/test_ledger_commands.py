@@ -102,8 +102,9 @@ def test_receipts_from_the_coordinator_are_held_against_the_file(
     "words", [("ledger", "show"), ("ledger", "verify"), ("ledger", "certificate", "--out", "x"), ("report",)]
 )
 def test_a_ledger_that_is_not_there_is_not_made_nor_taken_for_an_empty_one(
-    home: Home, typed: Typed, words: tuple[str, ...]
+    home: Home, typed: Typed, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(home.path)
     code, said = typed(*words)
     assert code != 0
     assert "there is no ledger" in said

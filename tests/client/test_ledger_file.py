@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledgers import COORDINATOR, LENGTH, SITE, Receipts, edit, entry, file_of, receive, without_types
+from ledgers import (
+    COORDINATOR,
+    LENGTH,
+    OTHER_HUB,
+    SITE,
+    Receipts,
+    chain,
+    edit,
+    entry,
+    file_of,
+    receipts_for,
+    receive,
+    without_types,
+)
 
 from clinimeta.client.ledger_check import Findings, read, read_receipts, verify
 from clinimeta.common.errors import LedgerFileError
@@ -202,6 +215,14 @@ def test_receipts_from_outside_find_a_truncated_file(tmp_path: Path) -> None:
     edit(path, "DELETE FROM receipts WHERE number > 4")
     assert verified(path).complete, "nothing in the file tells of records 5 and 6 any more"
     assert verified(path, more).missing == (5, 6)
+
+
+def test_foreign_receipts_from_outside_do_not_displace_those_in_the_file(tmp_path: Path) -> None:
+    path = file_of(tmp_path / "ledger", witnessed=[5]).path
+    foreign = receipts_for(chain(), 5, by=OTHER_HUB)
+    edit(path, "DELETE FROM records WHERE number > 4")
+    findings = verified(path, foreign)
+    assert (findings.missing, findings.unread_receipts) == ((5,), 1)
 
 
 @pytest.mark.parametrize("line", ["1 ab", "1 ab cd ef", "x ab cd", "1 zz cd", "1 ab ü"])
