@@ -221,8 +221,7 @@ def test_foreign_receipts_from_outside_do_not_displace_those_in_the_file(tmp_pat
     path = file_of(tmp_path / "ledger", witnessed=[5]).path
     foreign = receipts_for(chain(), 5, by=OTHER_HUB)
     edit(path, "DELETE FROM records WHERE number > 4")
-    findings = verified(path, foreign)
-    assert (findings.missing, findings.unread_receipts) == ((5,), 1)
+    assert verified(path, foreign).missing == (5,)
 
 
 @pytest.mark.parametrize("line", ["1 ab", "1 ab cd ef", "x ab cd", "1 zz cd", "1 ab ü"])
