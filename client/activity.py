@@ -1,18 +1,18 @@
 """What a ledger's records come to: per study, per month, and what was refused."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from clinimeta.client.ledger import Cost, Entry
-
-SENT = "sent"
-READS = ("MetaGradient", "Quantised", "Calibration", "masked")
-"""Kinds of answers that are made from the table."""
+from clinimeta.client.ledger import READS, SENT, Cost, Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of a summary: `answers` were made from the table, `others` were not, `refused` were no answer."""
+    """A row of a summary: `answers` were made from the table, `others` were not, `refused` were no answer.
+
+    `cost` is what all plans in it cost a patient together; None where an answer was made without a promise.
+    """
 
     name: str
     answers: int
@@ -52,15 +52,31 @@ def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> tuple[Lin
 
 def _line(name: str, entries: list[Entry]) -> Line:
     sent = [entry for entry in entries if entry.outcome == SENT]
-    answers = sum(entry.kind in READS for entry in sent)
-    costs = [entry.cost for entry in entries if entry.cost is not None]
+    answers = [entry for entry in sent if entry.kind in READS]
     return Line(
         name=name,
-        answers=answers,
-        others=len(sent) - answers,
+        answers=len(answers),
+        others=len(sent) - len(answers),
         refused=len(entries) - len(sent),
         bytes=sum(entry.bytes for entry in entries),
         first=entries[0].at,
         last=entries[-1].at,
-        cost=costs[-1] if costs else None,
+        cost=_cost(answers),
+    )
+
+
+def _cost(answers: list[Entry]) -> Cost | None:
+    """The last cost of each plan, added up: epsilons and deltas add, which bounds what they are together."""
+    last: dict[str, Cost] = {}
+    for entry in answers:
+        if entry.cost is None:
+            return None
+        last[entry.plan] = entry.cost
+    if not last:
+        return None
+    costs = list(last.values())
+    return Cost(
+        math.fsum(cost.epsilon for cost in costs),
+        math.fsum(cost.delta for cost in costs),
+        min(cost.noise_multiplier for cost in costs),
     )

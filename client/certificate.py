@@ -7,8 +7,8 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clinimeta.client.activity import by_month, by_study, refusals
-from clinimeta.client.ledger import Entry
-from clinimeta.client.ledger_check import Findings
+from clinimeta.client.ledger import READS, SENT, Record
+from clinimeta.client.ledger_check import Findings, entry_in
 from clinimeta.common.records import REFUSALS
 
 SHOWN = 50
@@ -35,8 +35,13 @@ class Subject:
     policy: str
 
 
-def certificate(subject: Subject, entries: Sequence[Entry], findings: Findings, made: datetime) -> str:
-    """One self-contained HTML page: no scripts, nothing fetched, printable."""
+def certificate(subject: Subject, records: Sequence[Record], findings: Findings, made: datetime) -> str:
+    """One self-contained HTML page: no scripts, nothing fetched, printable.
+
+    A ledger that is broken or incomplete gets its page too, which says so before anything else.
+    """
+    readable = [(record.number, entry) for record in records if (entry := entry_in(record)) is not None]
+    entries = [entry for _, entry in readable]
     environment = Environment(
         loader=PackageLoader("clinimeta.client"),
         autoescape=True,
@@ -47,8 +52,9 @@ def certificate(subject: Subject, entries: Sequence[Entry], findings: Findings, 
     environment.filters |= {"size": in_words, "day": lambda at: at[:10], "minute": lambda at: at[:16]}
     return environment.get_template("certificate.html").render(
         subject=subject,
-        entries=list(enumerate(entries, start=1))[-SHOWN:],
+        entries=readable[-SHOWN:],
         count=len(entries),
+        unreadable=len(records) - len(entries),
         findings=findings,
         made=made.isoformat(timespec="minutes"),
         studies=by_study(entries),
@@ -59,7 +65,9 @@ def certificate(subject: Subject, entries: Sequence[Entry], findings: Findings, 
         destinations=sorted({entry.to for entry in entries}),
         first=entries[0].at if entries else "",
         last=entries[-1].at if entries else "",
-        read=any(entry.kind == "MetaGradient" and entry.outcome == "sent" for entry in entries),
+        read=any(
+            entry.kind in READS and entry.kind != "masked" and entry.outcome == SENT for entry in entries
+        ),
         promised=any(entry.cost is not None for entry in entries),
     )
 

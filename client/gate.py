@@ -2,16 +2,18 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord, Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from clinimeta.client.budget import Budget
-from clinimeta.client.ledger import Cost, Entry, Ledger, Sent
+from clinimeta.client.ledger import SENT, Cost, Entry, Ledger, Sent
 from clinimeta.common.errors import StudyError
 from clinimeta.common.flower_records import PROOF, to_flower
 from clinimeta.common.metrics import Mean
@@ -21,7 +23,7 @@ from clinimeta.common.receipts import CHECKPOINT_BYTES
 from clinimeta.common.records import MaskingOrder, Order, Refusal, Reply
 from clinimeta.common.secagg.identity import Identity
 
-SENT = "sent"
+_MEAN = ("total", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,11 @@ class Gate:
         return leaving
 
     def _cost(self, plan: Plan | None) -> Cost | None:
-        if self.budget is None or plan is None or not plan.protection.epsilon:
+        """None also where the coordinator is trusted to add the noise: then nothing is spent here."""
+        if self.budget is None or plan is None:
             return None
-        protection = plan.protection
-        return Cost(self.budget.spent(plan.digest), protection.delta, protection.noise_multiplier)
+        spent, protection = self.budget.spent(plan.digest), plan.protection
+        return Cost(spent, protection.delta, protection.noise_multiplier) if spent else None
 
 
 def entry_of(
@@ -124,19 +127,25 @@ def _tensors(reply: Reply) -> Iterator[Sent]:
                 yield Sent(f"{name}.{number}", kind, (len(data),), None, len(data), _sha256(data))
         elif isinstance(value, Mapping) and not _is_metrics(value):
             for key, tensor in value.items():
-                data = tensor.detach().contiguous().numpy().tobytes()
-                kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-                yield Sent(f"{name}.{key}", kind, shape, norm({key: tensor}), len(data), _sha256(data))
+                data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+                kind, length = str(tensor.dtype).removeprefix("torch."), norm({key: tensor})
+                shown = length if math.isfinite(length) else None
+                yield Sent(f"{name}.{key}", kind, tuple(tensor.shape), shown, len(data), _sha256(data))
 
 
 def _numbers(reply: Reply) -> Iterator[tuple[str, Any]]:
     for name, value in _fields(reply):
         if isinstance(value, Mapping) and _is_metrics(value):
-            yield name, {key: {"total": mean.total, "weight": mean.weight} for key, mean in value.items()}
+            yield name, {key: dict(zip(_MEAN, map(_plain, mean), strict=True)) for key, mean in value.items()}
         elif isinstance(value, str | int | float):
-            yield name, value
+            yield name, _plain(value)
         elif isinstance(value, tuple) and not (value and isinstance(value[0], bytes)):
-            yield name, list(value)
+            yield name, [_plain(one) for one in value]
+
+
+def _plain(value: str | int | float) -> str | int | float:
+    """As JSON can hold it: what is not finite by its name."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fields(reply: Reply) -> Iterator[tuple[str, Any]]:

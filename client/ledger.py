@@ -1,7 +1,8 @@
 """The outbound ledger: a record of all that leaves the hospital, written before it leaves (run by the site).
 
 An SQLite file in which each record holds the hash of the one before it and is signed by the hospital's key;
-some are counter-signed by the coordinator (`common.receipts`). `ledger_check` verifies it, offline.
+some are counter-signed by the coordinator (`common.receipts`). `ledger_check` verifies it, offline. One file,
+without a write-ahead log beside it, so that a copy is whole and a reader leaves nothing behind.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from clinimeta.common.errors import LedgerFileError
 from clinimeta.common.private_files import require_private
 from clinimeta.common.receipts import Checkpoint, checkpoint, genesis, is_receipt
@@ -21,13 +24,16 @@ from clinimeta.common.secagg.identity import Identity
 
 _APPLICATION = 0x434D4C31  # "CML1", in the file's header
 _HASH = b"clinimeta record 1\0"
-_TABLES = """
-CREATE TABLE records (
-  number INTEGER PRIMARY KEY, previous BLOB NOT NULL, content TEXT NOT NULL, hash BLOB NOT NULL,
-  signature BLOB NOT NULL
-) STRICT;
-CREATE TABLE receipts (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, signature BLOB NOT NULL) STRICT;
-"""
+WAIT_S = 30.0
+"""How long one process waits for another's append."""
+_TABLES = (
+    "CREATE TABLE records (number INTEGER PRIMARY KEY, previous BLOB NOT NULL, content TEXT NOT NULL, "
+    "hash BLOB NOT NULL, signature BLOB NOT NULL) STRICT",
+    "CREATE TABLE receipts (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, signature BLOB NOT NULL) STRICT",
+)
+SENT = "sent"
+READS = ("MetaGradient", "Quantised", "Calibration", "masked")
+"""Kinds of answers that are made from the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +85,18 @@ class Entry:
 
     @staticmethod
     def parse(text: str) -> "Entry":
-        """The inverse.
+        """The inverse; accepts nothing but what `canonical` produces.
 
         Raises:
-            ValueError, TypeError, KeyError: it is none.
+            ValueError: it is none, or in another form.
         """
-        values = json.loads(text)
-        tensors = tuple(Sent(**{**one, "shape": tuple(one["shape"])}) for one in values.pop("tensors"))
-        cost = values.pop("cost")
-        return Entry(**values, tensors=tensors, cost=None if cost is None else Cost(**cost))
+        entry = _ENTRY.validate_json(text, strict=True)
+        if entry.canonical() != text:
+            raise ValueError("not in the one canonical form")
+        return entry
+
+
+_ENTRY = TypeAdapter(Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,11 @@ class Record:
 
     @property
     def entry(self) -> Entry:
-        """What it says."""
+        """What it says.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
         return Entry.parse(self.content)
 
 
@@ -119,13 +132,23 @@ class Ledger:
     identity: Identity = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.path.exists():
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        except OSError as error:
+            raise LedgerFileError(
+                "the ledger cannot be opened, so nothing leaves",
+                where=str(self.path),
+                found=error.strerror or type(error).__name__,
+                expected="a file that its owner may write, no link",
+                remedy="check the path and who owns it",
+            ) from None
         require_private(self.path, 0o600)
-        with self._open() as database, database:
+        with self._open() as database:
+            database.execute("BEGIN IMMEDIATE")
             application = database.execute("PRAGMA application_id").fetchone()[0]
             if application == 0 and not database.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                database.executescript(f"PRAGMA application_id={_APPLICATION};{_TABLES}")
+                for statement in (*_TABLES, f"PRAGMA application_id={_APPLICATION}"):
+                    database.execute(statement)
             elif application != _APPLICATION:
                 raise LedgerFileError(
                     "this is not a ledger",
@@ -133,6 +156,7 @@ class Ledger:
                     expected="a file that clinimeta made",
                     remedy="check the path; a ledger that is lost is restored from a backup",
                 )
+            database.execute("COMMIT")
 
     def append(self, entry: Entry) -> Checkpoint:
         """One more record, on the disk before this returns.
@@ -185,28 +209,42 @@ class Ledger:
         return [Record(*row) for row in reversed(rows)]
 
     def answers_on(self, day: str) -> int:
-        """How many answers with tensors or numbers made from the table left on a day (ISO 8601, UTC)."""
+        """How many answers with tensors or numbers made from the table left on a day (ISO 8601, UTC).
+
+        Raises:
+            LedgerFileError: the file cannot be read.
+        """
         with self._open() as database:
             found = database.execute(
                 "SELECT count(*) FROM records WHERE json_extract(content, '$.at') LIKE ? AND "
-                "json_extract(content, '$.outcome') = 'sent' AND "
-                "json_extract(content, '$.kind') IN ('MetaGradient', 'Quantised', 'Calibration', 'masked')",
-                (f"{day}%",),
+                "json_extract(content, '$.outcome') = ? AND json_extract(content, '$.kind') IN (?, ?, ?, ?)",
+                (f"{day}%", SENT, *READS),
             ).fetchone()
         return int(found[0])
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        where = f"{self.path.absolute().as_uri()}?mode=rw"  # a file that is gone is an error, not a new one
         try:
-            with closing(sqlite3.connect(self.path, isolation_level=None, timeout=30)) as database:
-                for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-                    database.execute(f"PRAGMA {pragma}")
+            with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=WAIT_S)) as database:
+                # EXTRA is FULL, and the folder is synced too when the journal goes: a power cut cannot undo.
+                database.execute("PRAGMA synchronous=EXTRA")
                 yield database
         except sqlite3.Error as error:
-            full = "full" in str(error) or "disk I/O" in str(error)
+            found, remedy = _cause(error)
             raise LedgerFileError(
                 "the ledger cannot be written or read, so nothing leaves",
                 where=str(self.path),
-                found="no room on the disk" if full else type(error).__name__,
-                remedy="make room" if full else "check the disk; restore the file from a backup",
+                found=found,
+                remedy=remedy,
             ) from None
+
+
+def _cause(error: sqlite3.Error) -> tuple[str, str]:
+    """What SQLite found, and what to do about it."""
+    if "full" in str(error):
+        return "no room on the disk", "make room"
+    if "locked" in str(error):
+        return f"another program has held the file for {WAIT_S:g} s", "end that program"
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return name, "check the disk; restore the file from a backup"

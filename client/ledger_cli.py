@@ -11,7 +11,7 @@ from clinimeta.common.errors import UserError
 
 if TYPE_CHECKING:
     from clinimeta.client.config import Home
-    from clinimeta.client.ledger import Ledger
+    from clinimeta.client.ledger import Entry
     from clinimeta.client.ledger_check import Findings
 
 app = typer.Typer(
@@ -34,16 +34,15 @@ def show_ledger(
 
     from clinimeta.client.certificate import KINDS, in_words
 
-    records = ledger_of(home_of(home)).records(last=last)
+    entries = entries_of(home_of(home))[-last:]
     if as_json:
-        typer.echo(json.dumps([{"number": r.number, **asdict(r.entry)} for r in records], indent=1))
+        typer.echo(json.dumps([{"number": number, **asdict(entry)} for number, entry in entries], indent=1))
         return
-    for record in records:
-        entry = record.entry
+    for number, entry in entries:
         what = KINDS.get(entry.kind, entry.kind) if entry.outcome == "sent" else f"refused: {entry.outcome}"
         place = "" if entry.round is None else f", round {entry.round}"
         about = f" [{entry.study}{place}]" if entry.study else ""
-        typer.echo(f"{record.number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
+        typer.echo(f"{number:>6}  {entry.at[:19]}  {in_words(entry.bytes):>9}  {what}{about}")
 
 
 @app.command("verify")
@@ -85,6 +84,7 @@ def write_certificate(
     from clinimeta.client.enrol import Enrolment
     from clinimeta.client.hospital import policy_digest, policy_of
     from clinimeta.client.keys import identity
+    from clinimeta.client.ledger_check import read
     from clinimeta.common.files import write_atomically
     from clinimeta.common.secagg.identity import fingerprint
 
@@ -96,19 +96,26 @@ def write_certificate(
         enrolment.coordinator,
         policy_digest(policy_of(found)),
     )
-    entries = [record.entry for record in ledger_of(found).records()]
-    page = certificate(subject, entries, _findings(found, receipts), datetime.now(UTC))
+    records, _ = read(found.ledger)
+    page = certificate(subject, records, _findings(found, receipts), datetime.now(UTC))
     write_atomically(out, page.encode())
     typer.echo(str(out))
 
 
-def ledger_of(home: "Home") -> "Ledger":
-    """The hospital's ledger."""
-    from clinimeta.client.enrol import Enrolment
-    from clinimeta.client.keys import identity
-    from clinimeta.client.ledger import Ledger
+def entries_of(home: "Home") -> "list[tuple[int, Entry]]":
+    """The records of the hospital's ledger with their numbers, as far as they can be read.
 
-    return Ledger(home.ledger, identity(home, Enrolment.of(home).site))
+    Raises:
+        LedgerFileError: there is none, or it cannot be read.
+    """
+    from clinimeta.client.ledger_check import entry_in, read
+
+    records, _ = read(home.ledger)
+    found = [(record.number, entry) for record in records if (entry := entry_in(record)) is not None]
+    if len(found) < len(records):
+        note = f"note: {len(records) - len(found)} records cannot be read: clinimeta site ledger verify"
+        typer.echo(note, err=True)
+    return found
 
 
 def _findings(home: "Home", receipts: Path | None) -> "Findings":

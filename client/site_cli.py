@@ -266,7 +266,7 @@ def report(home: HomeOption = HERE, as_json: Json = False) -> None:
     from clinimeta.client.activity import by_study, refusals
     from clinimeta.client.certificate import in_words
 
-    entries = [record.entry for record in ledger_cli.ledger_of(home_of(home)).records()]
+    entries = [entry for _, entry in ledger_cli.entries_of(home_of(home))]
     studies, refused = by_study(entries), refusals(entries)
     if as_json:
         typer.echo(json.dumps({"studies": [asdict(line) for line in studies], "refused": refused}, indent=1))

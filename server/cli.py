@@ -307,10 +307,12 @@ def receipts(
     Example:
         clinimeta coordinator receipts "Hospital A" > receipts.txt
     """
+    from clinimeta.server import enrolment
     from clinimeta.server.witness import all_of
 
     _, database = opened(home)
-    for made, signature in all_of(database, site):
+    key = enrolment.find(database, site).keys.identity
+    for made, signature in all_of(database, site, key):
         typer.echo(f"{made.number} {made.hash.hex()} {signature.hex()}")
 
 

@@ -67,6 +67,7 @@ checkpoints = sa.Table(
     "checkpoints",
     metadata,
     sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("key", sa.LargeBinary, primary_key=True),  # Ed25519: its own ledger for each key
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("checkpoint", sa.LargeBinary, nullable=False),
     sa.Column("receipt", sa.LargeBinary, nullable=False),

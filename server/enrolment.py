@@ -189,6 +189,19 @@ def known(database: Database, *states: str) -> list[Site]:
     return [_read(row) for row in database.rows(query)]
 
 
+def find(database: Database, site: str) -> Site:
+    """The hospital of this name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    with database.engine.connect() as connection:
+        found = _site(connection, site)
+        if found is None:
+            raise _unknown(connection, site)
+    return found
+
+
 def set_node(database: Database, site: str, node_id: int | None) -> None:
     """Keep which node of Flower a hospital is."""
     with database.change() as connection:

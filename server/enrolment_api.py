@@ -114,7 +114,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
         registered = site.state != "approved" or site.node_id is not None
         state = site.state if registered else "waiting"
         found = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}
-        if (receipt := newest(database, site.name)) is not None:
+        if (receipt := newest(database, site.name, site.keys.identity)) is not None:
             found |= {"checkpoint": receipt[0].to_bytes().hex(), "receipt": receipt[1].hex()}
         return JSONResponse(found)
 

@@ -1,4 +1,7 @@
-"""Counter-sign hospitals' ledgers: each answer brings a checkpoint, and gets a receipt that is kept."""
+"""Counter-sign hospitals' ledgers: each answer brings a checkpoint, and gets a receipt that is kept.
+
+A ledger belongs to a key: a hospital whose keys were rotated begins a new one.
+"""
 
 import sqlalchemy as sa
 import structlog
@@ -12,11 +15,16 @@ log = structlog.get_logger()
 
 
 def witness(database: Database, own: Identity, site: str, site_key: bytes, made: Checkpoint) -> bool:
-    """Keep a checkpoint and the receipt for it; False (and an event) where it contradicts an earlier one."""
+    """Keep a checkpoint and the receipt for it; False (and an event) where it contradicts an earlier one.
+
+    Answers may arrive in another order than they were written down in, so a lower number is no contradiction.
+    """
     with database.change() as connection:
         known = connection.execute(
             sa.select(checkpoints.c.checkpoint).where(
-                checkpoints.c.site == site, checkpoints.c.number == made.number
+                checkpoints.c.site == site,
+                checkpoints.c.key == site_key,
+                checkpoints.c.number == made.number,
             )
         ).first()
         if known is not None:
@@ -28,6 +36,7 @@ def witness(database: Database, own: Identity, site: str, site_key: bytes, made:
         connection.execute(
             checkpoints.insert().values(
                 site=site,
+                key=site_key,
                 number=made.number,
                 checkpoint=made.to_bytes(),
                 receipt=receipt(made, site_key, own),
@@ -37,15 +46,17 @@ def witness(database: Database, own: Identity, site: str, site_key: bytes, made:
     return True
 
 
-def newest(database: Database, site: str) -> tuple[Checkpoint, bytes] | None:
-    """The last checkpoint of a hospital, and the receipt for it."""
-    found = all_of(database, site)
+def newest(database: Database, site: str, site_key: bytes) -> tuple[Checkpoint, bytes] | None:
+    """The last checkpoint of a hospital's ledger, and the receipt for it."""
+    found = all_of(database, site, site_key)
     return found[-1] if found else None
 
 
-def all_of(database: Database, site: str) -> list[tuple[Checkpoint, bytes]]:
-    """All receipts for a hospital, in order: what it can check its ledger against after a loss."""
+def all_of(database: Database, site: str, site_key: bytes) -> list[tuple[Checkpoint, bytes]]:
+    """All receipts for a hospital's ledger, in order: what it can check it against after a loss."""
     rows = database.rows(
-        sa.select(checkpoints).where(checkpoints.c.site == site).order_by(checkpoints.c.number)
+        sa.select(checkpoints)
+        .where(checkpoints.c.site == site, checkpoints.c.key == site_key)
+        .order_by(checkpoints.c.number)
     )
     return [(Checkpoint.from_bytes(row["checkpoint"]), row["receipt"]) for row in rows]

@@ -9,12 +9,10 @@ import torch
 
 from clinimeta.common.errors import RecordError, UserError
 from clinimeta.common.findings import Finding, require_no_fault, shown
-from clinimeta.common.receipts import checkpoint, is_receipt
 from clinimeta.common.roster_file import SignedRoster
-from clinimeta.common.secagg.identity import Identity
 from clinimeta.common.study import Study
 from clinimeta.common.trained_model import TrainedModel
-from clinimeta.server import enrolment, experiments, witness
+from clinimeta.server import enrolment, experiments
 from clinimeta.server.config import Home
 from clinimeta.server.daemon import make_home
 from clinimeta.server.database import Database
@@ -205,18 +203,3 @@ def test_a_new_certificate_is_by_the_same_authority(home: Home, capsys: pytest.C
     assert typed(capsys, *words)[0] == 0
     assert home.certificate.read_bytes() != before
     assert home.key.stat().st_mode & 0o077 == 0
-
-
-def test_checkpoints_are_counter_signed_once_and_a_rewritten_ledger_is_noticed(database: Database) -> None:
-    site, hub = Identity("Ulm", bytes([5]) * 32), Identity("hub", bytes([6]) * 32)
-    first, second = (checkpoint(number, bytes([number]) * 32, site) for number in (1, 2))
-    assert witness.newest(database, "Ulm") is None
-    assert witness.witness(database, hub, "Ulm", site.public, first)
-    assert witness.witness(database, hub, "Ulm", site.public, second)
-    assert witness.witness(database, hub, "Ulm", site.public, second)
-    assert not witness.witness(database, hub, "Ulm", site.public, checkpoint(2, bytes(32), site))
-    assert witness.witness(database, hub, "Ulm", site.public, first)
-    kept = witness.all_of(database, "Ulm")
-    assert [made.number for made, _ in kept] == [1, 2]
-    assert all(is_receipt(signature, made, site.public, hub.public) for made, signature in kept)
-    assert witness.newest(database, "Ulm") == kept[-1]

@@ -49,6 +49,7 @@ def upgrade() -> None:
     op.create_table(
         "checkpoints",
         sa.Column("site", sa.String(200), primary_key=True),
+        sa.Column("key", sa.LargeBinary, primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("checkpoint", sa.LargeBinary, nullable=False),
         sa.Column("receipt", sa.LargeBinary, nullable=False),
