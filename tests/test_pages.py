@@ -76,4 +76,4 @@ def test_the_backup_table_names_every_file_of_the_folder(page: str, home: type) 
     assert len(names) > 8
     for name in names:
         file = getattr(home(Path("folder")), name).name
-        assert re.search(rf"`(state/)?{re.escape(file)}/?`", text), f"{name}: {file}"
+        assert re.search(rf"`(state/)?{re.escape(file)}[/`]", text), f"{name}: {file}"
