@@ -35,8 +35,11 @@ def init(
     """
     from clinimeta.client.folder import make_home
 
+    _require_address(coordinator)
     home = make_home(folder, address=coordinator, data=data, port=port, health_port=health_port)
     typer.echo(f"made {home.path}: settings in site.toml, keys beside it")
+    if not (home.path / data).exists():
+        typer.echo(f"note: there is no table yet at {(home.path / data).resolve()}", err=True)
     typer.echo(f"next: clinimeta site enrol --home {home.path} --token-file FILE")
 
 
@@ -59,8 +62,8 @@ def enrol(
 
     if bool(token) == bool(token_file):
         raise UserError("one token is needed", remedy="give either --token or --token-file")
-    text = token if token_file is None else token_file.read_text(encoding="utf-8").strip()
     found = home_of(home)
+    text = token if token_file is None else _token_in(token_file)
     enrolment, state = enrol_at(found, text)
     own = fingerprint(identity(found, enrolment.site).public)
     typer.echo(f"enrolled at {enrolment.coordinator} as {enrolment.site}: {state}")
@@ -118,10 +121,11 @@ def status(home: HomeOption = HERE, as_json: Json = False) -> None:
     Example:
         clinimeta site status --home site
     """
-    from clinimeta.client.enrol import standing
+    from clinimeta.client.enrol import Enrolment, standing
     from clinimeta.common.running import running
 
     found = home_of(home)
+    Enrolment.of(found)  # or it says how to enrol
     pid = running(found.lock)
     at = standing(found)
     if as_json:
@@ -329,6 +333,31 @@ def schema() -> None:
     from clinimeta.client.settings_schema import schema as of_settings
 
     typer.echo(json.dumps(of_settings(), indent=1))
+
+
+def _require_address(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    if not host or "/" in text or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise UserError(
+            "this is not the coordinator's address",
+            where="--coordinator",
+            found=repr(text),
+            expected="HOST:PORT, without https://",
+            remedy="for example --coordinator hub.example.org:9443",
+        )
+
+
+def _token_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the token cannot be read",
+            where=str(file),
+            found=type(error).__name__,
+            expected="a text file with the line that the operator gave you",
+            remedy="check the path",
+        ) from None
 
 
 def _plans(path: Path) -> "list[Plan]":

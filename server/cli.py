@@ -5,7 +5,10 @@ coordinator runs, and none of them needs a network.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+_HOST = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
 ReadyIn = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for it to be ready.")]
 Background = Annotated[
     bool, typer.Option("--background", help="Go on in the background; its log is a file in the folder.")
@@ -55,6 +59,7 @@ def init(
         ","
     )
     named = [text.strip() for text in asked if text.strip()]
+    _require_hosts(named)
     home = make_home(
         folder,
         name or named[0] if named else name,
@@ -260,6 +265,7 @@ def certificate(
 
     found = home_of(home)
     named = names or pki.names_of(found.certificate.read_bytes())
+    _require_hosts(named)
     ca, authority = found.ca_certificate.read_bytes(), read_secret(found.ca_key)
     made, key = pki.new_server(ca, authority, named, datetime.now(UTC))
     write_atomically(found.key, key, 0o600)
@@ -314,6 +320,21 @@ def receipts(
     key = enrolment.find(database, site).keys.identity
     for made, signature in all_of(database, site, key):
         typer.echo(f"{made.number} {made.hash.hex()} {signature.hex()}")
+
+
+def _require_hosts(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            ip_address(name)
+        except ValueError:
+            if not _HOST.fullmatch(name):
+                raise UserError(
+                    "this is neither a host name nor an address",
+                    where="--name-in-certificate",
+                    found=repr(name),
+                    expected="what stands before the port in what hospitals type, without https://",
+                    remedy="for example --name-in-certificate hub.example.org",
+                ) from None
 
 
 def _token(home: "Home", token: str, site: str, hours: float, as_json: bool) -> None:
