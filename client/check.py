@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 from cryptography import x509
 
 from clinimeta.client.config import Home
-from clinimeta.client.enrol import Enrolment, standing
+from clinimeta.client.enrol import LOST_CA, Enrolment, standing
 from clinimeta.client.sources.base import configured
 from clinimeta.client.sources.checking import check_section
 from clinimeta.common.errors import UserError
@@ -153,8 +153,7 @@ def _coordinator(home: Home) -> Iterator[Finding]:
         left = (certificate.not_valid_after_utc - datetime.now(UTC)).days
         ssl.create_default_context(cafile=str(home.ca_certificate))
     except (OSError, ValueError, ssl.SSLError) as error:
-        fix = "enrol again with a new token"
-        yield Finding("certificate", "fault", f"ca.crt cannot be read: {type(error).__name__}", fix)
+        yield Finding("certificate", "fault", f"ca.crt cannot be read: {type(error).__name__}", LOST_CA)
         return
     yield Finding("certificate", "good", f"the coordinator's authority, for {left} days more")
     try:

@@ -17,11 +17,11 @@ TEMPLATE = """\
 # A hospital in a clinimeta federation. Unknown keys are refused; `clinimeta site check` says what is wrong.
 
 [coordinator]
-address = "{address}"          # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
+address = {address}  # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
 
 [data]                         # read here, and never sent
 kind = "csv"                   # or parquet, sql, fhir, omop: docs/sources.md
-path = "{data}"                # relative to this file
+path = {data}  # relative to this file
 
 [policy]                       # what this hospital lets happen; each default is the safe one
 # A study is answered only after a person has approved it: clinimeta site approve
@@ -158,6 +158,11 @@ class Home:
     def approvals(self) -> Path:
         """What people here have decided about studies."""
         return self.state / "approvals"
+
+    @property
+    def former(self) -> Path:
+        """Keys that were replaced, each with the ledger that it signed."""
+        return self.path / "former"
 
     @property
     def flower(self) -> Path:

@@ -15,6 +15,7 @@ from clinimeta.client.config import Home
 from clinimeta.client.enrol import standing
 from clinimeta.client.hospital import Hospital, open_hospital
 from clinimeta.client.roster import refresh
+from clinimeta.client.rotation import settle
 from clinimeta.client.runner import answer_tasks
 from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
@@ -125,7 +126,9 @@ class Answering:
             log.error(
                 "the new settings cannot be used; the old ones stay", what=error.what, where=error.where
             )
+            self._health.note = f"the new settings cannot be used; the old ones stay: {error.what}"
             return
+        self._health.note = ""
         self._app = self.hospital.app()
         log.info("settings, policy and table were read again", policy=self.hospital.policy)
 
@@ -153,6 +156,7 @@ def run(home: Home) -> None:
     signal.signal(signal.SIGHUP, lambda _number, _frame: again.set())
     keep_loopback_direct()
     with only_one(home.lock):
+        settle(home)
         health = Health(local.health_port)
         answering = Answering(home, health)
         supervisor = Supervisor([supernode(home)])
@@ -163,7 +167,8 @@ def run(home: Home) -> None:
 
         def beat(connected: bool) -> None:
             nonlocal told
-            supervisor.tend()
+            if asking.approved or supervisor.pids():  # Flower lets nobody else in, and its SuperNode gives up
+                supervisor.tend()
             if again.is_set():
                 again.clear()
                 answering.reload()

@@ -13,6 +13,22 @@ from clinimeta.common.plan import Plan
 from clinimeta.common.records import MetaGradientOrder, Refusal
 from clinimeta.common.rng import generator
 
+_ADDRESSED = ("nonce", "run", "round")
+"""What says only which order is answered; here there was none."""
+
+
+def _in_words(value: object) -> str:
+    """A number of an answer, or a metric: its sum over tasks, and over how many."""
+    match value:
+        case {"total": total, "weight": weight}:
+            return f"{total:.6g} in all, over {weight:g}"
+        case dict():
+            return "; ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
+
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -33,7 +49,8 @@ class DryRun:
             shape = " x ".join(map(str, tensor.shape)) or "one number"
             lines.append(f"  {tensor.name}: {shape}, {tensor.kind}, length (L2) {tensor.norm or 0:.4g}")
         for name, value in entry.numbers.items():
-            lines.append(f"  {name}: {value}")
+            if name not in _ADDRESSED:
+                lines.append(f"  {name.replace('_', ' ')}: {_in_words(value)}")
         if protection.in_whole_numbers:
             how = (
                 "masked, so that only the sum over hospitals can be read"

@@ -18,6 +18,7 @@ from clinimeta.common.files import write_atomically
 from clinimeta.common.receipts import Checkpoint
 
 TIMEOUT_S = 20.0
+LOST_CA = "restore ca.crt from a backup, or let the coordinator's operator hand theirs over; it is no secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,12 @@ class Enrolment:
             ) from None
 
 
-def enrol(home: Home, token: str) -> tuple[Enrolment, str]:
+def enrol(home: Home, token: str, new: Home | None = None) -> tuple[Enrolment, str]:
     """Enrol with a token of the coordinator's; what came back, and the state: waiting or approved.
 
     The token holds a digest of the coordinator's certificate authority, so no certificate is taken on trust.
+    Keys are those in the folder `new` where it is given, and what came back is written there.
+    Asked again with the same token and keys, the coordinator says the same again.
 
     Raises:
         UserError: the coordinator cannot be reached, is not the token's, or refuses.
@@ -56,7 +59,7 @@ def enrol(home: Home, token: str) -> tuple[Enrolment, str]:
     secret, _, digest = token.rpartition(".")
     if not secret or len(digest) != 32:
         raise UserError("this is not a token", expected="the whole line that `invite` printed")
-    address = home.settings().coordinator.address
+    address, home = home.settings().coordinator.address, new or home
     with _reaching(address), httpx.Client(verify=False, timeout=TIMEOUT_S) as client:  # noqa: S501
         certificate = client.get(f"https://{address}/v1/enrolment/ca").raise_for_status().content
     if hashlib.sha256(certificate).hexdigest()[:32] != digest:
@@ -124,8 +127,7 @@ def fetch_roster(home: Home) -> bytes | None:
     Raises:
         UserError: the coordinator cannot be reached.
     """
-    address = home.settings().coordinator.address
-    context = ssl.create_default_context(cafile=str(home.ca_certificate))
+    address, context = home.settings().coordinator.address, _context(home)
     with _reaching(address), httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
         reply = client.get(f"https://{address}/v1/enrolment/roster")
     return reply.content if reply.status_code == 200 else None
@@ -139,8 +141,7 @@ def _say(home: Home, what: Literal["status", "started"]) -> dict[str, str]:
 
 
 def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str, str]:
-    context = ssl.create_default_context(cafile=str(home.ca_certificate))
-    with _reaching(address), httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
+    with _reaching(address), httpx.Client(verify=_context(home), timeout=TIMEOUT_S) as client:
         reply = client.post(f"https://{address}/v1/enrolment/{what}", json=body)
     if reply.status_code == 200:
         found: dict[str, str] = reply.json()
@@ -150,6 +151,18 @@ def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str
     except (ValueError, KeyError, TypeError):
         text = f"status {reply.status_code}"
     raise UserError("the coordinator refuses", where=address, found=text, remedy="ask its operator")
+
+
+def _context(home: Home) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(home.ca_certificate))
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(
+            "the certificate of the coordinator's authority cannot be read",
+            where=str(home.ca_certificate),
+            found=type(error).__name__,
+            remedy=LOST_CA,
+        ) from None
 
 
 class _reaching:  # noqa: N801 (reads as a phrase)

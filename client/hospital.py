@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
+import structlog
 from flwr.clientapp import ClientApp
 
 from clinimeta.client.app import client_app
@@ -22,6 +23,8 @@ from clinimeta.client.site import Site
 from clinimeta.client.sources.base import configured
 from clinimeta.common.secagg.identity import fingerprint
 from clinimeta.common.secagg.site import Site as Party
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,15 @@ def policy_digest(policy: Policy) -> str:
 
 
 def budget_of(home: Home, policy: Policy) -> Budget:
-    """The hospital's privacy budget, made where it is missing; never over what the policy says now."""
-    there = home.budget.exists()
-    budget = Budget.open(home.budget) if there else Budget.create(home.budget, policy.lifetime)
-    return replace(budget, within=policy.lifetime)
+    """The hospital's privacy budget, made where nothing has ever left; never over what the policy says now.
+
+    Raises:
+        BudgetFileError: it is missing or damaged: a new one would forget what was spent.
+    """
+    if not (home.budget.exists() or home.ledger.exists() or home.former.exists()):
+        log.info("a new privacy budget", epsilon=policy.lifetime.epsilon, delta=policy.lifetime.delta)
+        Budget.create(home.budget, policy.lifetime)
+    return replace(Budget.open(home.budget), within=policy.lifetime)
 
 
 def open_hospital(home: Home) -> Hospital:
@@ -70,7 +78,8 @@ def open_hospital(home: Home) -> Hospital:
     source = configured(settings.data, f"{home.path / 'site.toml'}, [data]")
     records = source.read(home.path)
     own = identity(home, enrolment.site)
-    ledger, budget, digest = Ledger(home.ledger, own), budget_of(home, policy), policy_digest(policy)
+    budget, digest = budget_of(home, policy), policy_digest(policy)
+    ledger = Ledger(home.ledger, own)
     guard = Guard(policy, Approvals(home.approvals), len(records), lambda: ledger.answers_on(today()))
     roster = roster_of(home)
     party = None

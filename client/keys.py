@@ -11,7 +11,7 @@ from clinimeta.common.secagg.identity import Identity
 
 
 def make_keys(home: Home) -> None:
-    """New keys in the hospital's folder.
+    """New keys in the hospital's folder: its node's, and its own.
 
     Raises:
         UserError: there are some already.
@@ -22,7 +22,6 @@ def make_keys(home: Home) -> None:
     )
     write_secret(home.node_key, pem)
     write_secret(home.identity_key, os.urandom(32))
-    write_secret(home.superexec_secret, os.urandom(32))
 
 
 def node_key(home: Home) -> ec.EllipticCurvePrivateKey:

@@ -232,8 +232,9 @@ def text(findings: Findings) -> str:
         lines.append(f"counter-signed by the coordinator and sound: all records up to {findings.witnessed}")
     elif findings.complete:
         alone = findings.records - findings.witnessed
+        rest = f"; the last {alone} are this hospital's word alone" if alone else ""
         lines.append(
             f"completeness: all records up to number {findings.witnessed} are counter-signed by the "
-            f"coordinator; the last {alone} are this hospital's word alone"
+            f"coordinator{rest}"
         )
     return "\n".join(lines)

@@ -21,6 +21,8 @@ class Health:
         ProcessCollector(registry=self.registry)
         self._ready_gauge = Gauge("clinimeta_ready", "1 where it can do its work", registry=self.registry)
         self._why, self._ready, self._beaten = "starting", False, time.monotonic()
+        self.note = ""
+        """What a person should know though it is ready; without data values."""
         self._patience_s = STALE_S
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -66,7 +68,9 @@ class Health:
             alive = time.monotonic() - self._beaten < self._patience_s
             return (200, b"alive\n") if alive else (503, b"stuck\n")
         if path == "/readyz":
-            return (200, b"ready\n") if self._ready else (503, f"{self._why}\n".encode())
+            note = f"{self.note}\n" if self.note else ""
+            text = f"ready\n{note}" if self._ready else f"{self._why}\n{note}"
+            return (200 if self._ready else 503), text.encode()
         if path == "/metrics":
             return 200, generate_latest(self.registry)
         return 404, b""

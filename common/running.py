@@ -2,10 +2,12 @@
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,14 +64,18 @@ def stop(lock: Path, patience_s: float) -> bool:
     pid = running(lock)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + patience_s
-    while running(lock) is not None:
-        if time.monotonic() > end:
+    try:
+        process = os.pidfd_open(pid)  # this process, even if another gets its number
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], patience_s)[0]:
             raise UserError(
                 "it does not end", where=f"process {pid}", remedy="look at its log; kill -9 loses nothing"
             )
-        time.sleep(0.1)
+    finally:
+        os.close(process)
     return True
 
 
@@ -89,7 +95,7 @@ def in_background(arguments: Sequence[str], lock: Path, log: Path, ready: str, p
         process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
             program, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    end = time.monotonic() + patience_s
+    end, why = time.monotonic() + patience_s, "it does not answer"
     while time.monotonic() < end:
         if process.poll() is not None:
             with log.open("rb") as written:
@@ -102,8 +108,14 @@ def in_background(arguments: Sequence[str], lock: Path, log: Path, ready: str, p
             with urllib.request.urlopen(ready, timeout=2) as answer:  # noqa: S310 (loopback)
                 if answer.status == 200:
                     return process.pid
+        except urllib.error.HTTPError as error:
+            why = error.read(500).decode(errors="replace").strip()
         except OSError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise UserError(
-        "it is not ready yet", where=str(log), found=f"process {process.pid} runs", remedy="look at its log"
+        "it is not ready yet",
+        where=str(log),
+        found=f"process {process.pid} runs, and says: {why}",
+        remedy="it goes on trying; look at its log",
     )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from clinimeta.common.errors import StudyError, nearest
@@ -155,6 +156,11 @@ def _by_name(annotation: Any) -> Any:
 def _is_by_name(annotation: Any) -> bool:
     origin = get_origin(annotation)
     return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def quoted(text: str) -> str:
+    """The text as a TOML string, quotes included."""
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")
 
 
 def is_number(value: object) -> bool:

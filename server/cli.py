@@ -306,7 +306,11 @@ def roster(
 
 @app.command()
 def receipts(
-    site: Annotated[str, typer.Argument(help="An enrolled hospital.")], home: HomeOption = HERE
+    site: Annotated[str, typer.Argument(help="An enrolled hospital.")],
+    home: HomeOption = HERE,
+    former: Annotated[
+        str, typer.Option("--former", help="Fingerprint of a key that it had before, for that key's ledger.")
+    ] = "",
 ) -> None:
     """Print all receipts for a hospital's ledger: with them it can show, or see, that nothing is missing.
 
@@ -314,10 +318,11 @@ def receipts(
         clinimeta coordinator receipts "Hospital A" > receipts.txt
     """
     from clinimeta.server import enrolment
-    from clinimeta.server.witness import all_of
+    from clinimeta.server.witness import all_of, former_key
 
     _, database = opened(home)
-    key = enrolment.find(database, site).keys.identity
+    now = enrolment.find(database, site).keys.identity
+    key = former_key(database, site, former) if former else now
     for made, signature in all_of(database, site, key):
         typer.echo(f"{made.number} {made.hash.hex()} {signature.hex()}")
 

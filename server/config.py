@@ -15,10 +15,10 @@ Port = Annotated[int, Ge(1), Le(65535)]
 TEMPLATE = """\
 # The coordinator of a clinimeta federation. Unknown keys are refused; restart after a change.
 
-name = "{name}"                # what hospitals read in their records
+name = {name}  # what hospitals read in their records
 
 [public]                       # what hospitals reach: Flower's Fleet API, enrolment and health, over TLS
-host = "{host}"                # 0.0.0.0: every network card; name one to listen there only
+host = {host}  # 0.0.0.0: every network card; name one to listen there only
 port = {port}
 largest_request_mib = 256      # a larger request is refused
 

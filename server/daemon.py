@@ -17,6 +17,7 @@ from clinimeta.common.files import is_full, write_atomically
 from clinimeta.common.health import Health
 from clinimeta.common.private_files import make_private_folder, read_secret, write_secret
 from clinimeta.common.running import only_one
+from clinimeta.common.settings import quoted
 from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct, notify_ready
 from clinimeta.server import pki
 from clinimeta.server.config import TEMPLATE, Home
@@ -61,7 +62,7 @@ def make_home(
     home.experiments.mkdir(mode=0o700)
     Database.open(home.database)
     text = TEMPLATE.format(
-        name=name, host=host, port=port, control_port=control_port, health_port=health_port
+        name=quoted(name), host=quoted(host), port=port, control_port=control_port, health_port=health_port
     )
     write_atomically(path / "coordinator.toml", text.encode())
     home.settings()  # reads back

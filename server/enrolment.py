@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
-from clinimeta.server.database import Database, events, invitations, sites
+from clinimeta.server.database import Database, checkpoints, events, invitations, sites
 
 TOKEN_BYTES = 32
 LONGEST_LIFE = timedelta(days=30)
@@ -68,14 +68,19 @@ def invite(
     token, made = secrets.token_urlsafe(TOKEN_BYTES), now()
     with database.change() as connection:
         found = _site(connection, site)
-        if purpose == "enrol" and found is not None:
-            raise UserError(
-                "a hospital of this name is enrolled already",
-                found=f"{site}: {found.state}",
-                remedy="rotate its keys, or choose another name",
-            )
-        if purpose == "rotate" and (found is None or found.state == "revoked"):
+        if purpose == "rotate" and found is None:
             raise _unknown(connection, site)
+        if not _may(purpose, found):
+            assert found is not None
+            raise UserError(
+                "a revoked hospital has no keys to replace"
+                if purpose == "rotate"
+                else "a hospital of this name is enrolled already",
+                found=f"{site}: {found.state}",
+                remedy="let it come back with new keys: clinimeta coordinator invite"
+                if purpose == "rotate"
+                else "rotate its keys, or choose another name",
+            )
         connection.execute(
             invitations.insert().values(
                 token=_hash(token),
@@ -105,20 +110,23 @@ def enrol(database: Database, token: str, keys: Keys, software: str) -> Site:
         invitation = connection.execute(
             sa.select(invitations).where(invitations.c.token == _hash(token))
         ).one_or_none()
-        if invitation is None or invitation.used_at or invitation.expires_at < now().isoformat():
+        if invitation is None or invitation.expires_at < now().isoformat():
+            raise refused
+        before = _site(connection, invitation.site)
+        if invitation.used_at:
+            if before is not None and before.keys == keys and before.state != "revoked":
+                return before  # our answer got lost
             raise refused
         taken = connection.execute(
             sa.select(sites.c.name).where(
                 (sites.c.node_key == keys.node) | (sites.c.identity_key == keys.identity)
             )
         ).first()
-        if taken is not None:
-            raise UserError("these keys are known already", remedy="make new ones: clinimeta site init")
-        before = _site(connection, invitation.site)
-        if invitation.purpose == "enrol" and before is not None:
-            raise refused
-        if invitation.purpose == "rotate" and (before is None or before.state == "revoked"):
-            raise refused  # revoked after the token was made
+        earlier = sa.select(checkpoints.c.site).where(checkpoints.c.key == keys.identity)
+        if taken is not None or connection.execute(earlier).first() is not None:
+            raise UserError("these keys are known already", remedy="make new ones: clinimeta site rotate")
+        if not _may(invitation.purpose, before):
+            raise refused  # approved or revoked after the token was made
         connection.execute(
             invitations.update()
             .where(invitations.c.token == invitation.token)
@@ -133,7 +141,7 @@ def enrol(database: Database, token: str, keys: Keys, software: str) -> Site:
             "node_id": None,
             "decided_at": now().isoformat() if invitation.automatic else None,
         }
-        if invitation.purpose == "rotate":
+        if before is not None:
             connection.execute(sites.update().where(sites.c.name == invitation.site).values(**values))
         else:
             connection.execute(sites.insert().values(name=invitation.site, **values))
@@ -214,6 +222,12 @@ def record(connection: sa.Connection, who: str, what: str, about: str, detail: s
     connection.execute(
         events.insert().values(at=now().isoformat(), who=who, what=what, about=about, detail=detail)
     )
+
+
+def _may(purpose: str, found: Site | None) -> bool:
+    """Whether a token of this purpose fits how the hospital stands; a revoked one is invited anew."""
+    revoked = found is not None and found.state == "revoked"
+    return found is not None and not revoked if purpose == "rotate" else found is None or revoked
 
 
 def _site(connection: sa.Connection, name: str) -> Site | None:

@@ -1,6 +1,7 @@
 """How the coordinator and its experiments stand, in words and as plain values (for the operator)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,8 +69,20 @@ def experiment_lines(values: dict[str, Any]) -> list[str]:
     if values["detail"]:
         lines.append(f"because: {values['detail']}")
     if last:
-        lines.append(f"last round: {json.dumps(last)}")
+        lines += _round_lines(last)
     lines.append(
         f"started {values['made_at']}, submitted {values['submissions']} times, in {values['folder']}"
     )
+    return lines
+
+
+def _round_lines(last: Mapping[str, Any]) -> list[str]:
+    """A line of `metrics.jsonl` (`training.RoundSummary`) for a terminal."""
+    lines = [
+        f"last round: {last['accepted']} of {last['cohort']} hospitals, {last['seconds']:.1f} s, "
+        f"{last['bytes_down'] / 1024:.0f} KiB down, {last['bytes_up'] / 1024:.0f} KiB up"
+    ]
+    lines += [f"  {name.replace('_', ' ')}: {value:.4g}" for name, value in sorted(last["metrics"].items())]
+    lines += [f"  {site} gave no answer: {why}" for site, why in sorted(last["refused"].items())]
+    lines += [f"  {site} was silent" for site in last["silent"]]
     return lines

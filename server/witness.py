@@ -3,11 +3,14 @@
 A ledger belongs to a key: a hospital whose keys were rotated begins a new one.
 """
 
+import re
+
 import sqlalchemy as sa
 import structlog
 
+from clinimeta.common.errors import UserError
 from clinimeta.common.receipts import Checkpoint, receipt
-from clinimeta.common.secagg.identity import Identity
+from clinimeta.common.secagg.identity import Identity, fingerprint
 from clinimeta.server import enrolment
 from clinimeta.server.database import Database, checkpoints
 
@@ -60,3 +63,22 @@ def all_of(database: Database, site: str, site_key: bytes) -> list[tuple[Checkpo
         .order_by(checkpoints.c.number)
     )
     return [(Checkpoint.from_bytes(row["checkpoint"]), row["receipt"]) for row in rows]
+
+
+def former_key(database: Database, site: str, text: str) -> bytes:
+    """The key of one of a hospital's ledgers, by its fingerprint (groups of digits).
+
+    Raises:
+        UserError: it has no ledger under such a key.
+    """
+    rows = database.rows(sa.select(checkpoints.c.key).where(checkpoints.c.site == site).distinct())
+    known = {fingerprint(key): key for key in (bytes(row["key"]) for row in rows)}
+    asked = " ".join(re.findall(r"\d+", text))
+    if asked not in known:
+        raise UserError(
+            "this hospital has no ledger under such a key",
+            found=text,
+            expected="; ".join(known) or "no ledger at all",
+            remedy="the folders under former/ at the hospital have the fingerprints as names",
+        )
+    return known[asked]

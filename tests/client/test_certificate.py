@@ -85,7 +85,7 @@ def test_a_sound_ledger_names_what_is_needed() -> None:
     assert "In 4 messages, 3.9 KiB left between 2026-10-01 and 2026-11-23" in top
     assert "to 2 recipients" in top
     assert "Unchanged: all 4 records" in top
-    assert "everything up to record 3 is counter-signed by the coordinator. The last 1 are" in top
+    assert "everything up to record 3 is counter-signed by the coordinator. Later ones (1) are" in top
     for needed in (
         "What left Ulm",
         "Made 2026-11-24T09:30+00:00",

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,9 +66,13 @@ class Wire:
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    def tls(cafile: str) -> ssl.SSLContext:
+        assert Path(cafile).read_bytes() == CA
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
     wire, real = Wire(), httpx.Client
     monkeypatch.setattr(module.httpx, "Client", lambda **options: wire.client(real, **options))
-    monkeypatch.setattr(module.ssl, "create_default_context", lambda cafile: Path(cafile).read_bytes())
+    monkeypatch.setattr(module.ssl, "create_default_context", tls)
     return wire
 
 

@@ -61,7 +61,7 @@ def test_a_policy_that_could_be_misread_is_refused(values: Any, says: str) -> No
 
 
 def test_the_file_that_init_writes_has_the_defaults(tmp_path: Path) -> None:
-    text = TEMPLATE.format(address="hub:9443", data="p.csv", port=9543, health_port=9545)
+    text = TEMPLATE.format(address='"hub:9443"', data='"p.csv"', port=9543, health_port=9545)
     (tmp_path / "site.toml").write_text(text)
     assert policy_of(Home(tmp_path)) == Policy()
 

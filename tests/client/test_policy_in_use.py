@@ -73,6 +73,15 @@ def test_a_person_sees_what_waits_and_decides(home: Home, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "secure aggregation: required by the plan -> switched off  (weaker)" in shown
     assert f"To approve it: clinimeta site approve {BASE.digest[:12]}" in shown
+    assert "Your policy would refuse it even then:\n  " in shown
+    assert "(secure_aggregation_required)" in shown
+    assert "(not_approved)" not in shown
+    edit(home, {"secure_aggregation": "optional"})
+    assert site("approve", *where) == 0
+    assert "Your policy would answer it once it is approved." in capsys.readouterr().out
+    (home.path / "p.csv").unlink()
+    assert site("approve", *where) == 0
+    assert "What your policy would refuse cannot be said: there is no such file" in capsys.readouterr().out
     assert site("approve", BASE.digest[:12], "--withdraw", "--by", ADA, *where) == 0
     (stands,) = approvals.approved()
     assert stands.plan == masked()
@@ -94,6 +103,39 @@ def test_a_study_that_somebody_brings_is_decided_before_any_order(home: Home, tm
     assert site(*words, "--by", ADA, "--withdraw") == 0
     assert approvals.approved() == ()
     assert approvals.decisions().withdrawn == {plan.digest}
+
+
+def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(
+    home: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(tomli_w.dumps(STUDY))
+    assert site("dry-run", str(study), "--home", str(home.path)) == 0
+    shown = capsys.readouterr().out
+    assert "nothing was sent" in shown
+    assert "(secure_aggregation_required)" in shown
+    assert "length (L2)" in shown
+    assert "in all, over" in shown
+    assert not any(word in shown for word in ("nonce", "{", "'total'"))
+    assert Ledger(home.ledger, identity(home, ME)).records() == []
+    edit(
+        home,
+        {"secure_aggregation": "optional", "auto_approve": True, "columns": ["age", "crp", "sick", "person"]},
+    )
+    assert site("dry-run", str(study), "--home", str(home.path)) == 0
+    assert "your policy would let it go" in capsys.readouterr().out
+
+
+def test_the_budget_that_is_shown_is_the_lower_of_the_files_and_the_policys(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--home", str(home.path))
+    assert site("budget", *where) == 0
+    assert "epsilon 0 of 10 (delta 1e-05) is spent" in capsys.readouterr().out
+    for limit, shown in ((2.0, 2), (50.0, 10)):
+        edit(home, {"lifetime_epsilon": limit})
+        assert site("budget", *where, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["lifetime_epsilon"] == shown
 
 
 # The daemon
@@ -148,6 +190,7 @@ def test_a_reload_exchanges_the_whole_policy_and_a_wrong_one_changes_nothing(
         with capture_logs() as logs:
             answering.reload()
         assert [line["log_level"] for line in logs] == ["error"]
+        assert "the old ones stay" in answering._health.note
         assert (answering.hospital.policy, code_of(answering)) == (lenient, "none")
     edit(home, {"secure_aggregation": "optional", "min_rows": 41})
     answering.reload()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from clinimeta.common.errors import (
     UserError,
     nearest,
 )
-from clinimeta.common.settings import STRICT, Settings, hyperparameters, is_number, parse
+from clinimeta.common.settings import STRICT, Settings, hyperparameters, is_number, parse, quoted
 
 
 class Inner(Settings):
@@ -305,3 +306,8 @@ def test_a_quorum_error_names_the_missing_by_reason() -> None:
 def test_a_name_like_no_other_gets_the_list_without_a_guess() -> None:
     assert nearest("xyzzy", ["maml", "protonet"]) == "there is: maml, protonet"
     assert nearest("protnet", ["protonet", "maml"]) == "did you mean 'protonet'? there is: maml, protonet"
+
+
+@given(st.text())
+def test_any_text_can_be_written_into_a_file_of_settings(text: str) -> None:
+    assert tomllib.loads(f"x = {quoted(text)}  # a note") == {"x": text}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from enrolling import HOUR, Hospital, Hub, body_of, hospital
@@ -15,10 +16,13 @@ from fastapi.testclient import TestClient
 from clinimeta.client.keys import public_pem
 from clinimeta.common.enrolment import CLOCKS_APART, prove
 from clinimeta.common.errors import UserError
-from clinimeta.server import enrolment
+from clinimeta.common.receipts import Checkpoint
+from clinimeta.common.secagg.identity import Identity
+from clinimeta.server import database, enrolment
 from clinimeta.server.daemon import make_home
 from clinimeta.server.database import Database
 from clinimeta.server.enrolment_api import enrolment_app
+from clinimeta.server.witness import witness
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def test_a_token_enrols_one_hospital_once(hub: Hub) -> None:
     assert hub.post("enrol", hospital(1).body(token)) == 200
     before = enrolment.known(hub.database)
     assert hub.post("enrol", hospital(2).body(token)) == 403
-    assert hub.post("enrol", hospital(1).body(token)) == 403
+    assert hub.post("enrol", replace(hospital(1), node=hospital(2).node).body(token)) == 403
     assert enrolment.known(hub.database) == before
     assert hub.sites() == {"ulm": "waiting"}
 
@@ -214,6 +218,50 @@ def test_a_revoked_hospital_does_not_come_back_with_a_token_from_before(hub: Hub
     assert hub.sites() == {"ulm": "revoked"}
     with pytest.raises(UserError):
         hub.invite(automatic=True, purpose="rotate")
+
+
+@pytest.mark.parametrize("purpose", ["enrol", "rotate"])
+def test_an_answer_that_got_lost_is_given_again_to_the_same_keys(hub: Hub, purpose: str) -> None:
+    if purpose == "rotate":
+        enrolled(hub)
+    token, one = hub.invite(purpose=purpose), hospital(5)
+    first = hub.http.post("/v1/enrolment/enrol", json=one.body(token))
+    events = hub.database.rows(sa.select(database.events))
+    again = hub.http.post("/v1/enrolment/enrol", json=one.body(token))
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert hub.database.rows(sa.select(database.events)) == events
+    enrolment.revoke(hub.database, "ulm", "operator", "left")
+    assert hub.post("enrol", one.body(token)) == 403
+
+
+def test_a_revoked_hospital_comes_back_with_new_keys_only(hub: Hub) -> None:
+    old = enrolled(hub)
+    enrolment.revoke(hub.database, "ulm", "operator", "stolen")
+    with pytest.raises(UserError, match="no keys to replace") as refused:
+        hub.invite(purpose="rotate")
+    assert "coordinator invite" in refused.value.remedy
+    token = hub.invite()
+    assert hub.post("enrol", old.body(token)) == 403
+    assert hub.post("enrol", hospital(2).body(token)) == 200
+    assert hub.sites() == {"ulm": "waiting"}
+    assert hub.post("status", old.says("status", datetime.now(UTC))) == 403
+
+
+def test_keys_that_signed_a_ledger_once_come_back_under_no_name(hub: Hub) -> None:
+    old, own = enrolled(hub), Identity("hub", bytes(32))
+    witness(hub.database, own, "ulm", old.own.public, Checkpoint(1, bytes(32), bytes(64)))
+    assert hub.post("enrol", hospital(2).body(hub.invite(purpose="rotate", automatic=True))) == 200
+    assert hub.post("enrol", replace(hospital(3), own=old.own).body(hub.invite("graz"))) == 403
+    assert hub.post("enrol", replace(hospital(3), own=old.own).body(hub.invite(purpose="rotate"))) == 403
+
+
+def test_a_waiting_or_approved_name_is_not_invited_again(hub: Hub) -> None:
+    hub.post("enrol", hospital().body(hub.invite()))
+    for _ in range(2):
+        with pytest.raises(UserError, match="enrolled already"):
+            hub.invite()
+        if hub.sites()["ulm"] == "waiting":
+            enrolment.approve(hub.database, "ulm", "operator")
 
 
 # What a known hospital says

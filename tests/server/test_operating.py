@@ -73,6 +73,12 @@ def test_an_experiment_from_start_to_model_card(
     finished(home, database, study, name)
     assert "over" in typed(capsys, "stop", name, *where)[1]
     assert json.loads(typed(capsys, "show", name, "--json", *where)[1])["last_round"]["round"] == 2
+    shown = typed(capsys, "show", name, *where)[1]
+    assert "last round: 3 of 3 hospitals, 1.0 s, 9 KiB down, 1 KiB up" in shown
+    assert "  query accuracy: 0.6667" in shown
+    assert "  Chur gave no answer: refused: not_approved" in shown
+    assert "  Bern was silent" in shown
+    assert "{" not in shown
     assert typed(capsys, "export", name, "--out", tmp_path / "out", *where)[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "MODEL_CARD.md",
@@ -91,7 +97,10 @@ def finished(home: Home, database: Database, study: Study, name: str) -> None:
     by_site = {site: {"query_accuracy": value} for site, value in zip(SITES, (0.5, 0.9, 0.6), strict=True)}
     for number in (1, 2):
         run_dir.append_round(
-            RoundSummary(name, "maml", number, 3, 3, {}, (), {}, 0.1, 9, 9, 1.0, {}, 0, by_site)
+            RoundSummary(
+                *(name, "maml", number, 3, 3, {"Chur": "refused: not_approved"}, ("Bern",)),
+                *({"query_accuracy": 2 / 3}, 0.1, 9 * 1024, 1024, 1.0, {}, 0, by_site),
+            )
         )
     params = plan.learner().init(torch.Generator())
     run_dir.write_bytes("model.safetensors", TrainedModel(plan, params, {5: 1.5}).to_bytes())

@@ -135,8 +135,8 @@ OPERATOR = (
     *("certificate", "roster", "receipts"),
 )
 HOSPITAL = (
-    *("init", "enrol", "check", "dry-run", "up", "down", "status", "budget", "approve", "adapt", "report"),
-    "schema",
+    *("init", "enrol", "rotate", "check", "dry-run", "up", "down", "status", "budget", "approve"),
+    *("adapt", "report", "schema"),
 )
 
 
