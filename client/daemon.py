@@ -1,6 +1,5 @@
 """The hospital's daemon: keeps Flower's SuperNode running and answers its tasks with the installed code."""
 
-import logging
 import os
 import signal
 import sys
@@ -57,13 +56,10 @@ class Asking(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         while not self._ended.is_set():
-            before = self.why
             try:
                 self._ask()
             except UserError as error:
                 self.approved, self.why = False, f"{error.what}: {error.found}"
-            if self.why != before:
-                log.log(logging.INFO if self.approved else logging.WARNING, "how it stands", why=self.why)
             self._soon.wait(WELL_S if self.approved else UNWELL_S)
             if self._soon.is_set():
                 self._soon.clear()
@@ -163,22 +159,28 @@ def run(home: Home) -> None:
         health.start()
         asking = Asking(home, lambda: answering.hospital, again)
         answering.after = asking.soon
-        told = False
+        told = ""
+
+        def tell(how: str) -> None:
+            nonlocal told
+            if how != told:
+                told = how
+                notify_ready(f"READY=1\nSTATUS={how}")
+                log.info(how, site=answering.hospital.enrolment.site, pid=os.getpid())
 
         def beat(connected: bool) -> None:
-            nonlocal told
             if asking.approved or supervisor.pids():  # Flower lets nobody else in, and its SuperNode gives up
                 supervisor.tend()
             if again.is_set():
                 again.clear()
                 answering.reload()
             if connected and asking.approved:
-                if health.ready() and not told:
-                    told = True
-                    notify_ready()
-                    log.info("ready", site=answering.hospital.enrolment.site, pid=os.getpid())
+                health.ready()
+                tell("ready")
             else:
-                health.not_ready(UNCONNECTED if asking.approved else asking.why)
+                why = UNCONNECTED if asking.approved else asking.why
+                health.not_ready(why)
+                tell(f"waiting: {why}")
 
         asking.start()
         try:

@@ -14,7 +14,7 @@ from ledgers import ATTACKER, COORDINATOR, SITE, chain, edit, entry, file_of
 from clinimeta.client.ledger import Record
 from clinimeta.client.ledger_check import examine, read_receipts, verify
 from clinimeta.common.receipts import Checkpoint, checkpoint, is_receipt
-from clinimeta.common.secagg.identity import Identity
+from clinimeta.common.secagg.identity import Identity, fingerprint
 from clinimeta.server import enrolment
 from clinimeta.server.daemon import make_home
 from clinimeta.server.database import Database, events
@@ -140,8 +140,8 @@ def test_the_operators_list_of_receipts_finds_what_is_missing(
     ledger = file_of(tmp_path / "ledger", 4)
     assert all(hear(database, of(record)) for record in ledger.records())
 
-    def typed(name: str) -> tuple[int, str, str]:
-        words = ["coordinator", "receipts", name, "--home", str(home.path)]
+    def typed(name: str, *more: str) -> tuple[int, str, str]:
+        words = ["coordinator", "receipts", name, "--home", str(home.path), *more]
         capsys.readouterr()
         code = run(lambda: app(args=words, standalone_mode=False))
         return code, *capsys.readouterr()
@@ -152,6 +152,13 @@ def test_the_operators_list_of_receipts_finds_what_is_missing(
     edit(ledger.path, "DELETE FROM records WHERE number = 4")
     more = read_receipts(tmp_path / "receipts.txt")
     assert verify(ledger.path, SITE.public, COORDINATOR.public, more).missing == (4,)
+    rotated = enrolment.invite(database, "ulm", timedelta(hours=1), "Ada", automatic=True, purpose="rotate")
+    enrolment.enrol(database, rotated, Keys(b"new node", bytes(32)), "clinimeta 0")
+    assert typed("ulm")[1] == ""
+    assert typed("ulm", "--former", fingerprint(SITE.public).replace(" ", "-"))[1] == out
+    _, nothing, error = typed("ulm", "--former", fingerprint(bytes(32)))
+    assert nothing == ""
+    assert fingerprint(SITE.public) in error
     code, out, error = typed("ulmm")
     assert (code != 0, out) == (True, "")
     assert "no hospital of this name is enrolled" in error

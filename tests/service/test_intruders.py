@@ -164,7 +164,8 @@ def test_a_hospital_connects_only_while_it_is_approved_and_is_told_why(
     token = clinimeta("coordinator", "invite", name, "--home", hub).strip()
     site = enrol(pair, name, tables[name], token=token)
     key = node_key(SiteHome(site.folder))
-    clinimeta("site", "enrol", "--home", site.folder, "--token", token, expect=2)
+    cleveland = pair.sites["cleveland"].folder
+    clinimeta("site", "enrol", "--home", cleveland, "--token", token, expect=2)
 
     def status() -> str:
         return clinimeta("site", "status", "--home", site.folder)
@@ -193,20 +194,24 @@ def test_a_hospital_connects_only_while_it_is_approved_and_is_told_why(
 
 
 def test_after_a_rotation_the_old_keys_are_refused_and_the_new_ones_work(
-    pair: Federation, tables: Mapping[str, Records], study_text: str, expected: bytes
+    pair: Federation, study_text: str, expected: bytes
 ) -> None:
-    old = pair.sites["hungary"]
-    key = node_key(SiteHome(old.folder))
-    token = clinimeta("coordinator", "rotate", "hungary", "--auto", "--home", pair.hub.folder).strip()
-    old.folder.rename(old.folder.with_name("hungary-old"))
-    old.folder = old.folder.with_name("hungary-old")
-    new = enrol(pair, "hungary", tables["hungary"], token=token)
-    until(lambda: not old.ready(), 45)
+    site, hub = pair.sites["hungary"], pair.hub.folder
+    home = SiteHome(site.folder)
+    key, before = node_key(home), clinimeta("site", "ledger", "verify", "--home", site.folder)
+    token = site.folder / "rotate.token"
+    token.write_text(clinimeta("coordinator", "rotate", "hungary", "--auto", "--home", hub))
+    refused = clinimeta("site", "rotate", "--home", site.folder, "--token-file", token, expect=2)
+    assert "running already" in refused
+    site.stop()
+    clinimeta("site", "rotate", "--home", site.folder, "--token-file", token)
     with fleet(pair, key) as client:
         until(lambda: refusal_of(lambda: activate(client, key)) != 200, 20)
-    old.stop()
-    new.start()
+    site.start()
     undisturbed_by(pair, study_text, lambda _name: None, expected)
+    (former,) = home.former.iterdir()
+    assert clinimeta("site", "ledger", "verify", "--home", former) == before
+    assert "all records up to number" in clinimeta("site", "ledger", "verify", "--home", site.folder)
 
 
 # Nodes
