@@ -41,6 +41,8 @@ class Supervisor:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self._running = {child.name: _Running(child) for child in children}
+        self.ends = {child.name: 0 for child in children}
+        """How often each has ended by itself."""
 
     def pids(self) -> dict[str, int]:
         """Name -> pid of those that run now."""
@@ -53,6 +55,7 @@ class Supervisor:
         for one in self._running.values():
             if one.process is not None and one.process.poll() is not None:
                 lived = now - one.started
+                self.ends[one.child.name] += 1
                 one.failures = 0 if lived > STEADY_S else one.failures + 1
                 wait = min(LONGEST_WAIT_S, 2.0 ** (one.failures - 2)) if one.failures > 1 else 0.0
                 log.warning(

@@ -25,6 +25,7 @@ from clinimeta.server.control import Control
 from clinimeta.server.database import Database
 from clinimeta.server.experiments import LITTLE_MIB, NO_ROOM, has_room
 from clinimeta.server.launcher import Launcher
+from clinimeta.server.telemetry import Telemetry
 
 log = structlog.get_logger()
 
@@ -103,6 +104,7 @@ def run(home: Home) -> None:
         launcher = Launcher(database)
         supervisor = Supervisor(children(home, settings.rounds.workers))
         health = Health(settings.health.port)
+        health.registry.register(Telemetry(home, database, supervisor.ends))
         health.start()
         try:
             while not stopping.is_set():
