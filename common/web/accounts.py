@@ -1,0 +1,428 @@
+"""Accounts of a console: who may sign in, with what; in a database of its own (`console.sqlite`, 0600).
+
+There is no default password. The first account, and each later one, is made by a link that serves once.
+Of links, sessions and tokens only hashes are kept.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from clinimeta.common.errors import UserError
+from clinimeta.common.private_files import require_private
+from clinimeta.common.web.passwords import NOBODYS, fits, hashed, require_good
+from clinimeta.common.web.roles import Role, Who
+
+IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
+"""How long a session lasts without a request, and at all."""
+LINK_LIFE = timedelta(hours=24)
+FREE_TRIES, LONGEST_WAIT = 5, timedelta(minutes=15)
+"""So many wrong passwords cost nothing; each further one doubles the wait, from a second on."""
+
+_metadata = sa.MetaData()
+_accounts = sa.Table(
+    "accounts",
+    _metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("password", sa.String(200), nullable=False),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("made_at", sa.String(40), nullable=False),
+)
+_links = sa.Table(
+    "links",
+    _metadata,
+    sa.Column("link", sa.LargeBinary, primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),  # of an account whose password is to be set anew
+    sa.Column("expires_at", sa.String(40), nullable=False),
+)
+_sessions = sa.Table(
+    "sessions",
+    _metadata,
+    sa.Column("session", sa.LargeBinary, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False, index=True),
+    sa.Column("csrf", sa.String(64), nullable=False),
+    sa.Column("made_at", sa.String(40), nullable=False),
+    sa.Column("seen_at", sa.String(40), nullable=False),
+)
+_tokens = sa.Table(
+    "tokens",
+    _metadata,
+    sa.Column("token", sa.LargeBinary, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False, index=True),
+    sa.Column("label", sa.String(100), nullable=False),
+    sa.Column("expires_at", sa.String(40), nullable=False),
+)
+_tries = sa.Table(
+    "tries",
+    _metadata,
+    sa.Column("about", sa.String(300), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("not_before", sa.String(40), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account, as lists show it."""
+
+    name: str
+    role: Role
+    site: str
+    active: bool
+    made_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session: whose, and what a changing request must repeat."""
+
+    who: Who
+    csrf: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token for programs, as its owner's list shows it."""
+
+    label: str
+    expires_at: str
+
+
+def utc_now() -> datetime:
+    """The time (UTC)."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The accounts; any number of processes may use the file at once."""
+
+    engine: sa.Engine
+    now: Callable[[], datetime] = utc_now
+
+    @staticmethod
+    def open(path: Path, now: Callable[[], datetime] = utc_now) -> "Accounts":
+        """The accounts in a file, made where it is missing.
+
+        Raises:
+            UserError: others may read it, or it is no database.
+        """
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        require_private(path, 0o600)
+        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        event.listen(engine, "connect", _prepare)
+        try:
+            _metadata.create_all(engine)
+        except sa.exc.DatabaseError:
+            raise UserError(
+                "the accounts cannot be used",
+                where=str(path),
+                remedy="restore it from a backup, or move it away and begin with a new first account",
+            ) from None
+        return Accounts(engine, now)
+
+    # Accounts
+
+    def known(self) -> list[Account]:
+        """All accounts, by name."""
+        return [_account(row) for row in self._rows(sa.select(_accounts).order_by(_accounts.c.name))]
+
+    def link(self, role: Role, site: str = "", name: str = "", life: timedelta = LINK_LIFE) -> str:
+        """A link's secret: whoever opens it makes an account of this role, or sets the password of `name`.
+
+        Raises:
+            UserError: a viewer without a hospital, or another role with one.
+        """
+        if (role == Role.VIEWER) != bool(site):
+            raise UserError("a viewer sees one hospital, and other roles are not bound to one", found=site)
+        secret = secrets.token_urlsafe(32)
+        with self._change() as connection:
+            connection.execute(
+                _links.insert().values(
+                    link=_hash("link", secret),
+                    role=role.value,
+                    site=site,
+                    name=name,
+                    expires_at=(self.now() + life).isoformat(),
+                )
+            )
+        return secret
+
+    def first_link(self) -> str | None:
+        """A link for the first operator; None where there is one who can sign in."""
+        operators = (one for one in self.known() if one.role == Role.OPERATOR and one.active)
+        return self.link(Role.OPERATOR, life=timedelta(hours=1)) if next(operators, None) is None else None
+
+    def linked(self, secret: str) -> tuple[Role, str] | None:
+        """What an open link makes: a role, and the name if it is known already; None where it is not open."""
+        with self.engine.connect() as connection:
+            row = connection.execute(self._open_link(secret)).one_or_none()
+        return None if row is None else (Role(row.role), row.name)
+
+    def use(self, secret: str, name: str, password: str) -> Account:
+        """Make the account (or set the password) that a link is for; the link is used up.
+
+        Raises:
+            UserError: the link is not open, the name is taken or unusable, or the password is poor.
+        """
+        with self._change() as connection:
+            row = connection.execute(self._open_link(secret)).one_or_none()
+            if row is None:
+                raise UserError(
+                    "this link is not valid",
+                    expected="one that was not used and has not expired",
+                    remedy="ask an operator for a new one",
+                )
+            name = row.name or name
+            if not 0 < len(name) <= 100 or not name.isprintable() or name != name.strip():
+                raise UserError("this is not a name", expected="1 to 100 printable characters")
+            require_good(password, name)
+            known = connection.execute(sa.select(_accounts).where(_accounts.c.name == name)).one_or_none()
+            if known is not None and not row.name:
+                raise UserError("an account has this name already", remedy="choose another")
+            values = {"password": hashed(password), "role": row.role, "site": row.site, "active": True}
+            if known is None:
+                made = self.now().isoformat()
+                connection.execute(_accounts.insert().values(name=name, made_at=made, **values))
+            else:
+                connection.execute(_accounts.update().where(_accounts.c.name == name).values(**values))
+                self._end_all(connection, name)
+            connection.execute(_links.delete().where(_links.c.link == row.link))
+        return self.find(name)
+
+    def find(self, name: str) -> Account:
+        """The account of this name.
+
+        Raises:
+            UserError: there is none.
+        """
+        rows = self._rows(sa.select(_accounts).where(_accounts.c.name == name))
+        if not rows:
+            raise UserError("there is no such account", found=repr(name))
+        return _account(rows[0])
+
+    def change(
+        self, name: str, *, role: Role | None = None, site: str | None = None, active: bool | None = None
+    ) -> None:
+        """Another role, or no longer (or again) active; all its sessions and tokens end.
+
+        Raises:
+            UserError: there is no such account, a role does not fit, or nobody could operate any more.
+        """
+        before = self.find(name)
+        after = Who(name, role or before.role, before.site if site is None else site)
+        if (after.role == Role.VIEWER) != bool(after.site):
+            raise UserError(
+                "a viewer sees one hospital, and other roles are not bound to one", found=after.site
+            )
+        stays = before.active if active is None else active
+        with self._change() as connection:
+            connection.execute(
+                _accounts.update()
+                .where(_accounts.c.name == name)
+                .values(role=after.role.value, site=after.site, active=stays)
+            )
+            self._end_all(connection, name)
+            operators = sa.select(sa.func.count()).where(
+                _accounts.c.role == Role.OPERATOR.value, _accounts.c.active
+            )
+            if not connection.execute(operators).scalar_one():
+                raise UserError(
+                    "nobody could operate any more", found=name, remedy="make another operator first"
+                )
+
+    def set_password(self, name: str, old: str, new: str) -> None:
+        """Another password; all sessions end.
+
+        Raises:
+            UserError: the old one is wrong, or the new one is poor.
+        """
+        if self.enter(name, old, "a change of password") is None:
+            raise UserError("the old password is wrong")
+        require_good(new, name)
+        with self._change() as connection:
+            values = {"password": hashed(new)}
+            connection.execute(_accounts.update().where(_accounts.c.name == name).values(**values))
+            self._end_all(connection, name)
+
+    # Signing in
+
+    def enter(self, name: str, password: str, address: str) -> Who | None:
+        """Who that is, if the password fits; None (as slowly) if not.
+
+        Raises:
+            UserError: too many wrong passwords for the name, or from the address; how long to wait.
+        """
+        about = (f"name {_hash('try', name).hex()}", f"address {address[:200]}")
+        self._require_patience(about)
+        rows = self._rows(sa.select(_accounts).where(_accounts.c.name == name))
+        row = rows[0] if rows else None
+        right = fits(password, row["password"] if row else NOBODYS)
+        if row is None or not right or not row["active"]:
+            self._count(about)
+            return None
+        with self._change() as connection:
+            connection.execute(_tries.delete().where(_tries.c.about == about[0]))
+        return Who(row["name"], Role(row["role"]), row["site"])
+
+    def begin(self, who: Who) -> str:
+        """A new session's secret, for the cookie."""
+        secret, now = secrets.token_urlsafe(32), self.now().isoformat()
+        oldest = (self.now() - LONGEST).isoformat()
+        with self._change() as connection:
+            connection.execute(_sessions.delete().where(_sessions.c.made_at < oldest))
+            connection.execute(
+                _sessions.insert().values(
+                    session=_hash("session", secret),
+                    name=who.name,
+                    csrf=secrets.token_urlsafe(32),
+                    made_at=now,
+                    seen_at=now,
+                )
+            )
+        return secret
+
+    def session(self, secret: str) -> Session | None:
+        """The session of this secret; None where it is none, or over."""
+        now, key = self.now(), _hash("session", secret)
+        query = (
+            sa.select(_sessions, _accounts.c.role, _accounts.c.site, _accounts.c.active)
+            .join(_accounts, _accounts.c.name == _sessions.c.name)
+            .where(_sessions.c.session == key)
+        )
+        rows = self._rows(query)
+        if not rows or not rows[0]["active"]:
+            return None
+        row = rows[0]
+        seen = datetime.fromisoformat(row["seen_at"])
+        if now - seen > IDLE or now - datetime.fromisoformat(row["made_at"]) > LONGEST:
+            self.end(secret)
+            return None
+        if now - seen > IDLE / 10:  # not a write a request
+            with self._change() as connection:
+                connection.execute(
+                    _sessions.update().where(_sessions.c.session == key).values(seen_at=now.isoformat())
+                )
+        return Session(Who(row["name"], Role(row["role"]), row["site"]), row["csrf"])
+
+    def end(self, secret: str) -> None:
+        """Sign out."""
+        with self._change() as connection:
+            connection.execute(_sessions.delete().where(_sessions.c.session == _hash("session", secret)))
+
+    # Programs
+
+    def new_token(self, name: str, label: str, life: timedelta) -> str:
+        """A token for programs, which may do what the account may; shown once.
+
+        Raises:
+            UserError: it would live over a year.
+        """
+        if not timedelta(0) < life <= timedelta(days=366):
+            raise UserError("a token lives a year at most", found=f"{life.days} days")
+        secret = f"cm_{secrets.token_urlsafe(32)}"
+        with self._change() as connection:
+            connection.execute(
+                _tokens.insert().values(
+                    token=_hash("token", secret),
+                    name=name,
+                    label=label[:100],
+                    expires_at=(self.now() + life).isoformat(),
+                )
+            )
+        return secret
+
+    def tokens(self, name: str) -> list[Token]:
+        """Of an account."""
+        rows = self._rows(sa.select(_tokens).where(_tokens.c.name == name).order_by(_tokens.c.expires_at))
+        return [Token(row["label"], row["expires_at"]) for row in rows]
+
+    def end_tokens(self, name: str) -> None:
+        """End all tokens of an account."""
+        with self._change() as connection:
+            connection.execute(_tokens.delete().where(_tokens.c.name == name))
+
+    def bearer(self, secret: str) -> Who | None:
+        """Whose token that is."""
+        query = (
+            sa.select(_accounts, _tokens.c.expires_at)
+            .join(_tokens, _accounts.c.name == _tokens.c.name)
+            .where(_tokens.c.token == _hash("token", secret))
+        )
+        rows = self._rows(query)
+        if not rows or not rows[0]["active"] or rows[0]["expires_at"] < self.now().isoformat():
+            return None
+        return Who(rows[0]["name"], Role(rows[0]["role"]), rows[0]["site"])
+
+    def _open_link(self, secret: str) -> "sa.Select[Any]":
+        return sa.select(_links).where(
+            _links.c.link == _hash("link", secret), _links.c.expires_at > self.now().isoformat()
+        )
+
+    def _require_patience(self, about: tuple[str, ...]) -> None:
+        rows = self._rows(sa.select(_tries).where(_tries.c.about.in_(about)))
+        until = max((datetime.fromisoformat(row["not_before"]) for row in rows), default=self.now())
+        wait = (until - self.now()).total_seconds()
+        if wait > 0:
+            raise UserError("too many wrong passwords", remedy=f"try again in {wait:.0f} seconds")
+
+    def _count(self, about: tuple[str, ...]) -> None:
+        with self._change() as connection:
+            for one in about:
+                row = connection.execute(sa.select(_tries).where(_tries.c.about == one)).one_or_none()
+                failures = 1 if row is None else row.failures + 1
+                over = failures - FREE_TRIES
+                wait = (
+                    min(timedelta(seconds=2.0 ** min(over, 20)), LONGEST_WAIT) if over > 0 else timedelta(0)
+                )
+                values = {"failures": failures, "not_before": (self.now() + wait).isoformat()}
+                if row is None:
+                    connection.execute(_tries.insert().values(about=one, **values))
+                else:
+                    connection.execute(_tries.update().where(_tries.c.about == one).values(**values))
+
+    def _end_all(self, connection: sa.Connection, name: str) -> None:
+        connection.execute(_sessions.delete().where(_sessions.c.name == name))
+        connection.execute(_tokens.delete().where(_tokens.c.name == name))
+
+    @contextmanager
+    def _change(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def _rows(self, query: "sa.Select[Any]") -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _account(row: dict[str, Any]) -> Account:
+    return Account(row["name"], Role(row["role"]), row["site"], row["active"], row["made_at"])
+
+
+def _hash(kind: str, secret: str) -> bytes:
+    return hashlib.sha256(f"clinimeta console {kind}\0{secret}".encode(errors="replace")).digest()
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by us, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
