@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
-from clinimeta.server.database import Database, checkpoints, events, invitations, sites
+from clinimeta.server import audit
+from clinimeta.server.database import Database, checkpoints, invitations, sites
 
 TOKEN_BYTES = 32
 LONGEST_LIFE = timedelta(days=30)
@@ -217,11 +218,23 @@ def set_node(database: Database, site: str, node_id: int | None) -> None:
         connection.execute(sites.update().where(sites.c.name == site).values(node_id=value))
 
 
-def record(connection: sa.Connection, who: str, what: str, about: str, detail: str = "") -> None:
-    """One more event."""
-    connection.execute(
-        events.insert().values(at=now().isoformat(), who=who, what=what, about=about, detail=detail)
-    )
+def record(
+    connection: sa.Connection,
+    who: str,
+    what: str,
+    about: str,
+    detail: str = "",
+    *,
+    role: str = "",
+    reason: str = "",
+) -> None:
+    """One more event; the one place that writes any. Call it within `Database.change`.
+
+    Where `role` is not given, whoever acts on itself is a hospital, and anybody else an operator.
+    """
+    event = {"at": now().isoformat(), "who": who, "what": what, "about": about, "detail": detail}
+    role = role or ("hospital" if who == about else "operator")
+    audit.append(connection, {**event, "role": role, "reason": reason})
 
 
 def _may(purpose: str, found: Site | None) -> bool:

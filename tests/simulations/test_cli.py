@@ -132,7 +132,7 @@ def commands() -> dict[str, Command]:
 
 OPERATOR = (
     *("init", "up", "down", "status", "doctor", "invite", "approve", "revoke", "rotate", "list"),
-    *("certificate", "roster", "receipts"),
+    *("certificate", "roster", "receipts", "events", "invitations"),
 )
 HOSPITAL = (
     *("init", "enrol", "rotate", "check", "dry-run", "up", "down", "status", "budget", "approve"),
