@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
@@ -17,6 +17,19 @@ from clinimeta.server.database import Database, events
 START = bytes(32)
 FIELDS = ("number", "at", "who", "role", "what", "about", "detail", "reason")
 PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, in which role, and why."""
+
+    name: str
+    role: str = "operator"
+    reason: str = ""
+
+
+By: TypeAlias = str | Actor
+"""Who does something; a name alone is an operator's, without a reason."""
 
 
 @dataclass(frozen=True, slots=True)

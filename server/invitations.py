@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
 from clinimeta.server import enrolment
+from clinimeta.server.audit import By
 from clinimeta.server.database import Database, invitations
 
 
@@ -33,7 +34,7 @@ def open_invitations(database: Database) -> list[Invitation]:
     ]
 
 
-def withdraw(database: Database, site: str, who: str) -> int:
+def withdraw(database: Database, site: str, who: By) -> int:
     """Make a hospital's open invitations useless, as if they had never been made; says how many.
 
     Raises:

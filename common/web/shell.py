@@ -1,7 +1,7 @@
 """The frame of a console: screens and actions, each as a page and as JSON, for those who may.
 
 A `Screen` is looked at: GET its path for the page, GET /api/v1 and its path for the same values as JSON.
-An `Action` changes something: POST, as a form or as JSON; it asks for a reason, and is written down.
+An `Action` changes something: POST, as a form or as JSON; it asks for a reason, and writes down who did it why.
 """
 
 import hmac
@@ -74,10 +74,6 @@ class Action:
     then: str
 
 
-Audit = Callable[[Who, str, str, str], None]
-"""Who, what, about what, why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Shell:
     """Screens and actions over one console (whatever the views take), and who may use them."""
@@ -88,7 +84,6 @@ class Shell:
     environment: Environment
     screens: Sequence[Screen]
     actions: Sequence[Action]
-    audit: Audit
     tls: bool = False
     providers: Mapping[str, str] = field(default_factory=dict)
 
@@ -210,7 +205,7 @@ class Shell:
         def change(request: Request, body: Any, **values: Any) -> Any:
             who, session = self.require(request, action.may)
             self.require_unforged(request, session, request.headers.get("x-csrf-token", ""))
-            return self._do(action, who, body, values)
+            return action.do(self.console, who, body, **values)
 
         return _signed(change, action.do, body=action.body)
 
@@ -220,7 +215,7 @@ class Shell:
             pairs = form_of(await request.body())
             self.require_unforged(request, session, dict(pairs).get("csrf", ""))
             body = action.body.model_validate(_fields(action.body, pairs))
-            done = await run_in_threadpool(self._do, action, who, body, values)
+            done = await run_in_threadpool(action.do, self.console, who, body, **values)
             then = action.then.format(**{name: quote(str(value)) for name, value in values.items()})
             if done.secret:
                 return self.page(request, "shown_once.html", session, done=done, then=then)
@@ -232,11 +227,6 @@ class Shell:
             return answer
 
         return _signed(change, action.do)
-
-    def _do(self, action: Action, who: Who, body: Change, values: Mapping[str, Any]) -> Done:
-        done = action.do(self.console, who, body, **values)
-        self.audit(who, action.title, ", ".join(map(str, values.values())), body.reason)
-        return done
 
     def _failed(self, request: Request, error: Exception) -> Response:
         status, text, more = _explained(error)

@@ -52,9 +52,10 @@ def look_at(_console: Toy, _who: Who, site: str) -> Seen:
     return Seen(site, 1)
 
 
-def name_it(console: Toy, _who: Who, body: Naming, site: str) -> Done:
+def name_it(console: Toy, who: Who, body: Naming, site: str) -> Done:
     if body.name == "bad":
         raise UserError("this is not a name", expected="another")
+    console.audit.append((who.name, "name a hospital", site, body.reason))
     console.names.append(f"{site} {body.name} {','.join(body.sites)}")
     return Done(f"{site} is now {body.name}")
 
@@ -106,8 +107,7 @@ class Console:
         assert pages.loader is not None
         pages.loader = ChoiceLoader([DictLoader({"toy.html": body}), pages.loader])
         accounts = Accounts.open(folder / "console.sqlite", clock)
-        audit = lambda who, what, about, why: toy.audit.append((who.name, what, about, why))  # noqa: E731
-        return Console(toy, Shell("Toy", toy, accounts, pages, SCREENS, ACTIONS, audit, tls=tls), clock)
+        return Console(toy, Shell("Toy", toy, accounts, pages, SCREENS, ACTIONS, tls=tls), clock)
 
     def browser(self, name: str = "") -> TestClient:
         """Somebody's browser; signed in, if a name is given."""
