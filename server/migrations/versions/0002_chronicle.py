@@ -44,6 +44,7 @@ def _chain() -> None:
         "CREATE TRIGGER events_are_found AFTER INSERT ON events BEGIN "  # noqa: S608 (names of ours)
         f"INSERT INTO events_words (rowid, {columns}) VALUES (new.number, {values}); END"
     )
+    op.create_index("sites_by_state", "sites", ["state"])
     op.create_index("experiments_by_time", "experiments", ["made_at"])
     op.create_index("experiments_by_state", "experiments", ["state", "made_at"])
     op.create_index("experiments_by_study", "experiments", ["study", "made_at"])
