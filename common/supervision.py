@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,9 +37,18 @@ class _Running:
 
 
 class Supervisor:
-    """Children that are started again when they end, ever later while they keep ending early."""
+    """Children that are started again when they end, ever later while they keep ending early.
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    `ended` hears of each that does: its name, its exit status (minus the signal that ended it) and how many
+    seconds it had run.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        ended: Callable[[str, int, float], None] = lambda _name, _status, _lived_s: None,
+    ) -> None:
+        self._ended = ended
         self._running = {child.name: _Running(child) for child in children}
         self.ends = {child.name: 0 for child in children}
         """How often each has ended by itself."""
@@ -65,6 +74,7 @@ class Supervisor:
                     lived_s=round(lived, 1),
                     wait_s=wait,
                 )
+                self._ended(one.child.name, one.process.returncode, lived)
                 one.process, one.again_at = None, now + wait
             if one.process is None and now >= one.again_at:
                 one.process = _start(one.child)

@@ -1,4 +1,4 @@
-"""The record of events: each is chained to the one before it, so that none can be changed or taken out unseen.
+"""The record of events, each chained to the one before it: none can be changed or taken out unseen.
 
 What is not promised: somebody who can write the database can also make the whole chain anew, or take events
 off its end. Whoever keeps `head` elsewhere sees that, too.
@@ -65,12 +65,9 @@ def append(connection: sa.Connection, values: Mapping[str, str]) -> None:
 
 def verify_events(database: Database) -> int | None:
     """The number of the first event that does not fit the chain; None where all do."""
-    before, number = START, 0
-    for row in _all(database):
-        number += 1
-        if row["number"] != number:
-            return number  # it was taken out
-        if row["hash"] != chained(before, row):
+    before = START
+    for number, row in enumerate(_all(database), start=1):
+        if row["number"] != number or row["hash"] != chained(before, row):
             return number
         before = row["hash"]
     return None
@@ -98,9 +95,7 @@ def audit(
         wanted = " ".join(f'"{word}"*' for word in words)
         found = sa.text("SELECT rowid FROM events_words WHERE events_words MATCH :wanted")
         query = query.where(events.c.number.in_(found.bindparams(wanted=wanted)))
-    return tuple(
-        Event(**{**row, "hash": row["hash"].hex()}) for row in connection.execute(query).mappings()
-    )
+    return tuple(Event(**{**row, "hash": row["hash"].hex()}) for row in connection.execute(query).mappings())
 
 
 def _all(database: Database) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ sites = sa.Table(
     sa.Column("software", sa.String(200), nullable=False, default=""),
     sa.Column("enrolled_at", sa.String(40), nullable=False),
     sa.Column("decided_at", sa.String(40)),
+    sa.Index("sites_by_state", "state"),
 )
 """One row a hospital. A revoked one stays, so that its keys cannot come back under another name."""
 

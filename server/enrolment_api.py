@@ -16,6 +16,7 @@ from clinimeta.common.secagg.identity import Identity
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
+from clinimeta.server.sightings import Facts, Lookout
 from clinimeta.server.witness import newest
 
 _NOBODY = (
@@ -58,6 +59,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     database = Database.open(home.database)
     settings = home.settings()
     own = Identity(settings.name, read_secret(home.identity_key))
+    lookout = Lookout(database)
 
     @app.exception_handler(RequestValidationError)
     def unreadable(_request: Request, _why: RequestValidationError) -> JSONResponse:
@@ -111,6 +113,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     def status(body: SaidBody) -> JSONResponse:
         if (site := said_by("status", body)) is None:
             return _error(_NOBODY, 403)
+        lookout.saw(site.name, Facts(site.state))
         registered = site.state != "approved" or site.node_id is not None
         state = site.state if registered else "waiting"
         found = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}

@@ -26,24 +26,25 @@ def _chain() -> None:
     text = sa.Column("role", sa.String(20), nullable=False, server_default="")
     op.add_column("events", text)
     op.add_column("events", sa.Column("reason", sa.Text, nullable=False, server_default=""))
-    op.add_column(
-        "events", sa.Column("hash", sa.LargeBinary, nullable=False, server_default=sa.text("x''"))
-    )
+    op.add_column("events", sa.Column("hash", sa.LargeBinary, nullable=False, server_default=sa.text("x''")))
     before = START
     for row in connection.execute(sa.text("SELECT * FROM events ORDER BY number")).mappings().all():
-        before = chained(before, row)
+        before = chained(before, dict(row))
         connection.execute(
             sa.text("UPDATE events SET hash = :hash WHERE number = :number"),
             {"hash": before, "number": row["number"]},
         )
     columns = "who, role, what, about, detail, reason"
-    op.execute(f"CREATE VIRTUAL TABLE events_words USING fts5({columns}, content=events, content_rowid=number)")
-    op.execute(f"INSERT INTO events_words (rowid, {columns}) SELECT number, {columns} FROM events")
+    op.execute(
+        f"CREATE VIRTUAL TABLE events_words USING fts5({columns}, content=events, content_rowid=number)"
+    )
+    op.execute("INSERT INTO events_words (events_words) VALUES ('rebuild')")
     values = ", ".join(f"new.{name}" for name in columns.split(", "))
     op.execute(
-        "CREATE TRIGGER events_are_found AFTER INSERT ON events BEGIN "
+        "CREATE TRIGGER events_are_found AFTER INSERT ON events BEGIN "  # noqa: S608 (names of ours)
         f"INSERT INTO events_words (rowid, {columns}) VALUES (new.number, {values}); END"
     )
+    op.create_index("sites_by_state", "sites", ["state"])
     op.create_index("experiments_by_time", "experiments", ["made_at"])
     op.create_index("experiments_by_state", "experiments", ["state", "made_at"])
     op.create_index("experiments_by_study", "experiments", ["study", "made_at"])
