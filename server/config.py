@@ -163,6 +163,11 @@ class Home:
         return self.path / "experiments"
 
     @property
+    def console(self) -> Path:
+        """Accounts and sessions of the operator's console."""
+        return self.path / "console.sqlite"
+
+    @property
     def lock(self) -> Path:
         """Held while the coordinator runs; holds its pid."""
         return self.path / "coordinator.pid"

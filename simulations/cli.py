@@ -18,7 +18,7 @@ from clinimeta.client import cli as client_cli
 from clinimeta.client import site_cli
 from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
 from clinimeta.server import cli as server_cli
-from clinimeta.server import consortium_cli, experiments_cli
+from clinimeta.server import console_cli, consortium_cli, experiments_cli
 from clinimeta.server.cli_parts import HERE, HomeOption
 from clinimeta.simulations import privacy_cli
 
@@ -95,6 +95,41 @@ def run_study(
 
     name = experiments_cli.start(home, studies.find(study), site or ())
     typer.echo(name)
+
+
+console_app = typer.Typer(
+    help="The operator's console in a browser. Example: clinimeta console --home hub.",
+    rich_markup_mode="markdown",
+)
+console_app.command()(console_cli.link)
+app.add_typer(console_app, name="console")
+
+
+@console_app.callback(invoke_without_command=True)
+def console(
+    context: typer.Context,
+    home: HomeOption = HERE,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; without TLS this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = console_cli.PORT,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Host name that browsers use; repeat for more.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="For TLS: certificate chain (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="For TLS: its key (PEM, 0600).")] = None,
+) -> None:
+    """Serve the operator's console, until SIGTERM or Ctrl-C. The first start prints a one-time link.
+
+    Example:
+        clinimeta console --home hub
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from clinimeta.simulations import studies
+
+    texts = {known: studies.text_of(known) for known in studies.names()}
+    console_cli.serve_console(home, texts, host, port, name or [], certificate, key)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The frame of a console: screens and actions, each as a page and as JSON, for those who may.
 
 A `Screen` is looked at: GET its path for the page, GET /api/v1 and its path for the same values as JSON.
-An `Action` changes something: POST, as a form or as JSON; it asks for a reason, and writes down who did it why.
+An `Action` changes something: POST, as a form or as JSON; it asks for a reason, and writes down who and why.
 """
 
 import hmac
@@ -44,6 +44,7 @@ class Screen:
     """What is looked at.
 
     `view` takes the console, who looks, and the path's and query's values by name; it gives a frozen value.
+    `draw` makes its plots, for the page only.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Screen:
     view: Callable[..., Any]
     template: str
     nav: bool = False
+    draw: Callable[[Any], Mapping[str, Any]] = field(default=lambda _view: {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,8 @@ class Shell:
         def show(request: Request, **values: Any) -> Response:
             who, session = self.require(request, screen.may)
             view = screen.view(self.console, who, **values)
-            return self.page(request, screen.template, session, view=view, screen=screen, values=values)
+            plots = screen.draw(view)
+            return self.page(request, screen.template, session, view=view, screen=screen, plots=plots)
 
         return _signed(show, screen.view)
 

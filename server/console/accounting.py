@@ -86,6 +86,8 @@ ACTIONS = (
     Action("/accounts/link", May.OPERATE, "Make a link for an account", Linking, link_account, "/accounts"),
     Action("/accounts/{name}/reset", May.OPERATE, "Reset a password", Change, reset_password, "/accounts"),
     Action("/accounts/{name}/role", May.OPERATE, "Change a role", Assigning, assign_role, "/accounts"),
-    Action("/accounts/{name}/disable", May.OPERATE, "Disable an account", Change, disable_account, "/accounts"),
+    Action(
+        "/accounts/{name}/disable", May.OPERATE, "Disable an account", Change, disable_account, "/accounts"
+    ),
     Action("/accounts/{name}/enable", May.OPERATE, "Enable an account", Change, enable_account, "/accounts"),
 )

@@ -111,6 +111,8 @@ ACTIONS = (
     Action("/enrolment/invite", May.OPERATE, "Invite a hospital", Inviting, invite, "/enrolment"),
     Action("/enrolment/{site}/approve", May.OPERATE, "Approve a hospital", Change, approve, "/enrolment"),
     Action("/enrolment/{site}/revoke", May.OPERATE, "Revoke a hospital", Change, revoke, "/enrolment"),
-    Action("/enrolment/{site}/rotate", May.OPERATE, "Rotate a hospital's keys", Rotating, rotate, "/enrolment"),
+    Action(
+        "/enrolment/{site}/rotate", May.OPERATE, "Rotate a hospital's keys", Rotating, rotate, "/enrolment"
+    ),
     Action("/enrolment/{site}/withdraw", May.OPERATE, "Withdraw invitations", Change, withdraw, "/enrolment"),
 )

@@ -1,0 +1,115 @@
+"""One run, live: its rounds, who did what in the last one, metrics over rounds and over hospitals."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from clinimeta.common.web.drawing import Box, Plot, Segment, curves, spread, timeline
+from clinimeta.common.web.roles import May, Who
+from clinimeta.common.web.shell import Screen
+from clinimeta.server import enrolment, experiments, round_views, views
+from clinimeta.server.console.base import Console
+from clinimeta.server.console.runs import all_rounds
+
+BOXES = 40
+"""So many rounds have a box; the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as it stands: its rounds, the last one in detail, and how metrics differ between hospitals.
+
+    `change` only grows; a page that has it asks for news since.
+    """
+
+    line: views.RunLine
+    rounds: tuple[round_views.RoundLine, ...]
+    last: round_views.Timeline
+    spreads: dict[str, tuple[round_views.Spread, ...]]
+    change: int
+    now: str
+
+
+def run_screen(console: Console, _who: Who, run: str, round: int = 0) -> Run:  # noqa: A002 (the field's word)
+    """A run; the round that is shown in detail is the last, or `round`."""
+    with console.database.engine.connect() as connection:
+        line = views.run(connection, run)
+        rounds = all_rounds(connection, run)
+        number = round or (rounds[-1].round if rounds else 0)
+        last = round_views.timeline(connection, run, number)
+        first = max(0, (rounds[-1].round if rounds else 0) - BOXES)
+        metrics = sorted({name for one in rounds[-1:] for name in one.metrics} | set(line.metrics))
+        spreads = {name: round_views.spread(connection, run, name, after=first) for name in metrics}
+    shown = experiments.as_shown(console.home, experiments.find(console.database, run))
+    line = replace(line, state=shown.state, detail=shown.detail)
+    change = max((one.change for one in rounds), default=0)
+    kept = {name: found for name, found in spreads.items() if found}
+    return Run(line, tuple(rounds), last, kept, change, enrolment.now().isoformat())
+
+
+def _draw(view: Run) -> dict[str, Plot]:
+    metrics = sorted({name for one in view.rounds for name in one.metrics})
+    found = {
+        "metrics": curves(
+            "metrics",
+            "Means over hospitals, after adaptation",
+            {
+                name.replace("_", " "): [(one.round, one.metrics.get(name)) for one in view.rounds]
+                for name in metrics
+            },
+        ),
+        "seconds": curves(
+            "seconds", "Seconds a round", {"seconds": [(o.round, o.seconds) for o in view.rounds]}
+        ),
+        "bytes": curves(
+            "bytes",
+            "Payload a round (KiB)",
+            {
+                "to hospitals": [(one.round, one.bytes_down / 1024) for one in view.rounds],
+                "from hospitals": [(one.round, one.bytes_up / 1024) for one in view.rounds],
+            },
+        ),
+        "timeline": timeline("timeline", "Hospitals in this round", _segments(view)),
+    }
+    if any(one.epsilon is not None for one in view.rounds):
+        spent = {"epsilon": [(one.round, one.epsilon) for one in view.rounds]}
+        found["epsilon"] = curves("epsilon", "Privacy spent on each patient (epsilon)", spent)
+    for number, (name, boxes) in enumerate(view.spreads.items()):
+        title = f"{name.replace('_', ' ')} over hospitals"
+        found[f"spread {name}"] = spread(f"spread{number}", title, [_box(view, name, box) for box in boxes])
+    return found
+
+
+def _box(view: Run, name: str, box: round_views.Spread) -> Box:
+    shown = view.last.round is not None and view.last.round.round == box.round
+    dots = {
+        one.site: value
+        for one in (view.last.answers if shown else ())
+        if (value := one.metrics.get(name)) is not None
+    }
+    return Box(f"{box.round}", box.least, box.lower, box.median, box.upper, box.most, dots)
+
+
+def _segments(view: Run) -> list[Segment]:
+    if view.last.round is None:
+        return []
+    start = datetime.fromisoformat(view.last.round.started)
+    now = datetime.fromisoformat(view.now)
+
+    def seconds(text: str) -> float:
+        return max(0.0, (datetime.fromisoformat(text) - start).total_seconds())
+
+    return [
+        Segment(
+            one.site,
+            seconds(one.asked),
+            (now - start).total_seconds()
+            if one.phase == "asked" and not view.last.round.ended
+            else seconds(one.at),
+            one.phase,
+            one.sentence,
+        )
+        for one in view.last.answers
+    ]
+
+
+SCREENS = (Screen("/runs/{run}", May.READ, "Run", run_screen, "run.html", draw=_draw),)
