@@ -17,6 +17,8 @@ from clinimeta.server.database import Database, events
 START = bytes(32)
 FIELDS = ("number", "at", "who", "role", "what", "about", "detail", "reason")
 PAGE = 1000
+LAST = 2**63 - 1
+"""No number is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,13 @@ def head(connection: sa.Connection) -> tuple[int, str]:
 
 
 def audit(
-    connection: sa.Connection, search: str = "", *, before: int | None = None, limit: int = 50
+    connection: sa.Connection, search: str = "", *, before: int = LAST, limit: int = 50
 ) -> tuple[Event, ...]:
     """The newest events first; with `search`, those that have all its words (or their beginnings).
 
     A page goes on `before` the last number of the page before it.
     """
-    query = sa.select(events).order_by(events.c.number.desc()).limit(limit)
-    if before is not None:
-        query = query.where(events.c.number < before)
+    query = sa.select(events).where(events.c.number < before).order_by(events.c.number.desc()).limit(limit)
     if words := [word for word in search.replace('"', " ").replace("\0", " ").split() if word]:
         wanted = " ".join(f'"{word}"*' for word in words)
         found = sa.text("SELECT rowid FROM events_words WHERE events_words MATCH :wanted")

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clinimeta.common.errors import ClinimetaError, UserError
 from clinimeta.server import enrolment
+from clinimeta.server.audit import LAST
 from clinimeta.server.chronicle_tables import failures
 from clinimeta.server.database import Database
 
@@ -54,14 +55,13 @@ def told(database: Database, process: str, error: BaseException, where: str = ""
 
 
 def last_failures(
-    connection: sa.Connection, *, process: str = "", before: int | None = None, limit: int = 20
+    connection: sa.Connection, *, process: str = "", before: int = LAST, limit: int = 20
 ) -> tuple[Failure, ...]:
     """The newest first; those of one process, where it is named."""
-    query = sa.select(failures).order_by(failures.c.number.desc()).limit(limit)
+    query = sa.select(failures).where(failures.c.number < before)
+    query = query.order_by(failures.c.number.desc()).limit(limit)
     if process:
         query = query.where(failures.c.process == process)
-    if before is not None:
-        query = query.where(failures.c.number < before)
     return tuple(Failure(**row) for row in connection.execute(query).mappings())
 
 

@@ -58,26 +58,26 @@ def fill(database: Database, *, hospitals: int = 200, rounds: int = 1000, seed: 
         )
 
 
-def queries(connection: sa.Connection, rounds: int) -> dict[str, Callable[[], object]]:
+def queries(rounds: int) -> dict[str, Callable[[sa.Connection], object]]:
     """Each screen's query, as a console would ask it."""
     now, last = START + timedelta(days=365), max(0, rounds - views.PAGE)
     return {
-        "federation": lambda: views.federation(connection, now),
-        "site": lambda: views.site(connection, "Hospital 000", now),
-        "runs": lambda: views.runs(connection),
-        "runs in a state": lambda: views.runs(connection, state="running"),
-        "runs of a study": lambda: views.runs(connection, study=STUDY),
-        "run": lambda: views.run(connection, PLAIN),
-        "rounds": lambda: round_views.rounds_after(connection, PLAIN, last),
-        "rounds since": lambda: round_views.rounds_since(connection, PLAIN, 2 * rounds - 5),
-        "spread": lambda: round_views.spread(connection, PLAIN, after=last),
-        "timeline": lambda: round_views.timeline(connection, PLAIN, rounds // 2 + 1),
-        "aggregation": lambda: round_views.aggregation(connection, MASKED, after=(last, 0)),
-        "privacy": lambda: round_views.privacy(connection, STUDY, after=(MASKED, last)),
-        "audit": lambda: audit.audit(connection),
-        "audit with a word": lambda: audit.audit(connection, "hospital 00"),
-        "failures": lambda: failures.last_failures(connection, process="link"),
-        "last failure": lambda: failures.last_failure(connection),
+        "federation": lambda c: views.federation(c, now),
+        "site": lambda c: views.site(c, "Hospital 000", now),
+        "runs": lambda c: views.runs(c),
+        "runs in a state": lambda c: views.runs(c, state="running"),
+        "runs of a study": lambda c: views.runs(c, study=STUDY),
+        "run": lambda c: views.run(c, PLAIN),
+        "rounds": lambda c: round_views.rounds_after(c, PLAIN, last),
+        "rounds since": lambda c: round_views.rounds_since(c, PLAIN, 2 * rounds - 5),
+        "spread": lambda c: round_views.spread(c, PLAIN, after=last),
+        "timeline": lambda c: round_views.timeline(c, PLAIN, rounds // 2 + 1),
+        "aggregation": lambda c: round_views.aggregation(c, MASKED, after=(last, 0)),
+        "privacy": lambda c: round_views.privacy(c, STUDY, after=(MASKED, last)),
+        "audit": lambda c: audit.audit(c),
+        "audit with a word": lambda c: audit.audit(c, "hospital 00"),
+        "failures": lambda c: failures.last_failures(c, process="link"),
+        "last failure": lambda c: failures.last_failure(c),
     }
 
 
@@ -98,10 +98,10 @@ def main(
         typer.echo(
             f"{hospitals} sites, {rounds} rounds: {os.path.getsize(file) / 2**20:.1f} MiB, {taken:.1f} s"
         )
-        for name, ask in queries(connection, rounds).items():
-            ask()
+        for name, ask in queries(rounds).items():
+            ask(connection)
             began = time.perf_counter()
-            ask()
+            ask(connection)
             typer.echo(f"{name:<18} {(time.perf_counter() - began) * 1000:8.2f} ms")
 
 
