@@ -38,7 +38,7 @@ class Exported:
     events: tuple[dict[str, str | int], ...]
 
 
-def audit_screen(console: Console, _who: Who, search: str = "", before: int | None = None) -> Audit:
+def audit_screen(console: Console, _who: Who, search: str = "", before: int = audit.LAST) -> Audit:
     """A page of events."""
     with console.database.engine.connect() as connection:
         found = audit.audit(connection, search, before=before, limit=SHOWN + 1)

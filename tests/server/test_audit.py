@@ -16,7 +16,7 @@ from enrolling import HOUR, hospital
 
 from clinimeta.common.errors import UserError
 from clinimeta.server import chronicle_tables, enrolment
-from clinimeta.server.audit import START, audit, chained, head, verify_events
+from clinimeta.server.audit import START, Actor, audit, chained, head, verify_events
 from clinimeta.server.config import Home
 from clinimeta.server.daemon import make_home
 from clinimeta.server.database import MIGRATIONS, Database, events, metadata
@@ -40,7 +40,7 @@ def database(home: Home) -> Iterator[Database]:
     for name in NAMES:
         enrolment.invite(database, name, HOUR, "Ada")
     with database.change() as connection:
-        enrolment.record(connection, "Ada", "revoked", "Ulm", role="admin", reason="left the consortium")
+        enrolment.record(connection, Actor("Ada", "admin", "left the consortium"), "revoked", "Ulm")
     yield database
     database.engine.dispose()
 
