@@ -1,6 +1,7 @@
 """The operator's console put together: all screens and actions, live news, files; and its server."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -183,4 +184,6 @@ def serve(
         timeout_graceful_shutdown=5,
     )
     log.info("the console answers", address=f"{'https' if tls else 'http'}://{host}:{port}/")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn hears them first, and hands them on when it has ended
     uvicorn.Server(config).run()

@@ -47,31 +47,30 @@ def run_screen(console: Console, _who: Who, run: str, round: int = 0) -> Run:  #
 
 
 def _draw(view: Run) -> dict[str, Plot]:
-    metrics = sorted({name for one in view.rounds for name in one.metrics})
+    done = [one for one in view.rounds if one.seconds is not None]
+    metrics = sorted({name for one in done for name in one.metrics})
     found = {
         "metrics": curves(
             "metrics",
             "Means over hospitals, after adaptation",
             {
-                name.replace("_", " "): [(one.round, one.metrics.get(name)) for one in view.rounds]
+                name.replace("_", " "): [(one.round, one.metrics.get(name)) for one in done]
                 for name in metrics
             },
         ),
-        "seconds": curves(
-            "seconds", "Seconds a round", {"seconds": [(o.round, o.seconds) for o in view.rounds]}
-        ),
+        "seconds": curves("seconds", "Seconds a round", {"seconds": [(o.round, o.seconds) for o in done]}),
         "bytes": curves(
             "bytes",
             "Payload a round (KiB)",
             {
-                "to hospitals": [(one.round, one.bytes_down / 1024) for one in view.rounds],
-                "from hospitals": [(one.round, one.bytes_up / 1024) for one in view.rounds],
+                "to hospitals": [(one.round, one.bytes_down / 1024) for one in done],
+                "from hospitals": [(one.round, one.bytes_up / 1024) for one in done],
             },
         ),
         "timeline": timeline("timeline", "Hospitals in this round", _segments(view)),
     }
-    if any(one.epsilon is not None for one in view.rounds):
-        spent = {"epsilon": [(one.round, one.epsilon) for one in view.rounds]}
+    if any(one.epsilon is not None for one in done):
+        spent = {"epsilon": [(one.round, one.epsilon) for one in done]}
         found["epsilon"] = curves("epsilon", "Privacy spent on each patient (epsilon)", spent)
     for number, (name, boxes) in enumerate(view.spreads.items()):
         title = f"{name.replace('_', ' ')} over hospitals"

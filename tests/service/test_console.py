@@ -128,7 +128,6 @@ def test_a_day_of_an_operator(
     browser: Browser,
     tables: Mapping[str, Records],
     study_text: str,
-    tmp_path: Path,
 ) -> None:
     base, link = address
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
@@ -181,9 +180,7 @@ def test_a_day_of_an_operator(
 
     # Watch it: rounds come, a hospital drops, one refuses, both return
     page.evaluate("window.same = true")
-    expect(page.get_by_role("row").filter(has_text=re.compile(r"\b3 of 3\b")).first).to_be_visible(
-        timeout=60_000
-    )
+    expect(page.get_by_role("cell", name="3 of 3").first).to_be_visible(timeout=60_000)
     federation.sites["hungary"].kill()
     drawn = page.locator("svg[aria-labelledby^=timeline]")
     expect(drawn).to_contain_text(re.compile("silent|dropped"), timeout=45_000)
