@@ -222,10 +222,12 @@ def record(
 ) -> None:
     """One more event; the one place that writes any. Call it within `Database.change`.
 
-    Where `role` is not given, whoever acts on itself is a hospital, and anybody else an operator.
+    Where `role` is not given, whoever acts on itself is a hospital, and anybody else an operator; what a
+    token has allowed in advance is done by the invitation.
     """
     event = {"at": now().isoformat(), "who": who, "what": what, "about": about, "detail": detail}
-    role = role or ("hospital" if who == about else "operator")
+    if not role:
+        role = {about: "hospital", "the invitation": "invitation"}.get(who, "operator")
     audit.append(connection, {**event, "role": role, "reason": reason})
 
 
