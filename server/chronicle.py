@@ -11,7 +11,7 @@ from datetime import datetime
 
 import structlog
 
-from clinimeta.common.errors import QuorumError
+from clinimeta.common.errors import ClinimetaError, QuorumError
 from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.accounting import gaussian_epsilon
 from clinimeta.common.records import (
@@ -116,7 +116,7 @@ class Chronicle:
             case Ended():
                 if isinstance(news.error, QuorumError) and not self._is_masked:
                     self._refuse(page, news.error.round_number, news.error.missing)
-                page.close(str(news.error)[:LONGEST_WHY])
+                page.close(_why(news.error))
 
     @property
     def _is_masked(self) -> bool:
@@ -209,6 +209,13 @@ class Chronicle:
         for site, why in refused.items():
             row = self._newest(number, site)
             page.note([row], "silent" if why == SILENT else "refused", *reason(why))
+
+
+def _why(error: ClinimetaError) -> str:
+    """What ended a training; who was missing and why is with the answers, in words of ours only."""
+    if isinstance(error, QuorumError):
+        return f"round {error.round_number}: {error.accepted} usable answers, {error.quorum} needed"
+    return str(error)[:LONGEST_WHY]
 
 
 def _row(number: int, attempt: int, site: str) -> Row:

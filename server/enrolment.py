@@ -222,10 +222,12 @@ def set_node(database: Database, site: str, node_id: int | None) -> None:
 def record(connection: sa.Connection, who: By, what: str, about: str, detail: str = "") -> None:
     """One more event; the one place that writes any. Call it within `Database.change`.
 
-    A name alone is a hospital's where it is what the event is about, and an operator's else.
+    A name alone is a hospital's where it is what the event is about, and an operator's else; what a token has
+    allowed in advance is done by the invitation.
     """
     if isinstance(who, str):
-        who = Actor(who, "hospital" if who == about else "operator")
+        role = {about: "hospital", "the invitation": "invitation"}.get(who, "operator")
+        who = Actor(who, role)
     event = {"at": now().isoformat(), "who": who.name, "what": what, "about": about, "detail": detail}
     audit.append(connection, {**event, "role": who.role, "reason": who.reason})
 

@@ -13,7 +13,7 @@ from clinimeta.server.config import Home as CoordinatorHome
 from clinimeta.simulations.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/hospital-it.md", "docs/operator.md", "docs/data-protection.md")
+PAGES = ("docs/hospital-it.md", "docs/operator.md", "docs/data-protection.md", "docs/console.md")
 
 
 def typed(page: str) -> list[str]:

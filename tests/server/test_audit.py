@@ -103,10 +103,10 @@ def test_no_two_events_have_one_chain() -> None:
 
 def test_who_acts_on_itself_is_a_hospital(database: Database) -> None:
     one = hospital()
-    token = enrolment.invite(database, "Wien", HOUR, "Ada")
+    token = enrolment.invite(database, "Wien", HOUR, "Ada", automatic=True)
     enrolment.enrol(database, token, Keys(b"node", one.own.public), "clinimeta")
     roles = {row["what"]: row["role"] for row in database.rows(sa.select(events))}
-    assert (roles["enrolled"], roles["invited"]) == ("hospital", "operator")
+    assert (roles["enrolled"], roles["approved"], roles["invited"]) == ("hospital", "invitation", "operator")
     assert verify_events(database) is None
 
 

@@ -17,7 +17,7 @@ from clinimeta.common.errors import QuorumError
 from clinimeta.common.params import digest
 from clinimeta.common.privacy.accounting import gaussian_epsilon
 from clinimeta.common.protection import Protection
-from clinimeta.common.records import MaskingOrder, Order, Refusal, Reply
+from clinimeta.common.records import Masking, MaskingOrder, Order, Refusal, Reply
 from clinimeta.common.secagg import messages
 from clinimeta.server.app import Job
 from clinimeta.server.chronicle_tables import answers, attempts, openings, rounds
@@ -123,12 +123,31 @@ def test_an_attempt_that_was_given_up_and_the_one_after_it(
 
 def test_a_round_that_cannot_be_opened(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Absent(monkeypatch, dict.fromkeys(("bern", "graz", "lund"), "masked"), times=9)
-    with pytest.raises(QuorumError) as error:
+    with pytest.raises(QuorumError):
         train(masked(store.observed(tmp_path / "run", rounds=2, attempts=2)))
     (row,) = store.rows(rounds)
-    assert row["why"] == str(error.value)
+    assert row["why"] == f"round 1: 4 usable answers, {THRESHOLD} needed"
     assert [bool(a["aborted"]) for a in store.rows(attempts, round=1)] == [True, True]
     assert {a["phase"] for a in store.rows(answers, site="graz")} == {"dropped"}
+
+
+def test_a_hospitals_own_words_are_not_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where they are a code of its own."""
+    honest = client.answer
+
+    def answer(site: Site, order: Order, tables: Any = None) -> Reply:
+        if isinstance(order, MaskingOrder) and site.name in ("graz", "lund", "ulm"):
+            said = messages.to_bytes(messages.Refusal(site.name, "advert", "bed 7", "bed 7 is empty"))
+            return Masking(order.nonce, order.run, site.name, (said,))
+        return honest(site, order, tables)
+
+    monkeypatch.setattr(client, "answer", answer)
+    with pytest.raises(QuorumError):
+        train(masked(store.observed(tmp_path / "run", attempts=1), min_cohort=5))
+    assert {row["code"] for row in store.rows(answers, site="graz")} == {"unknown"}
+    assert "bed 7" not in store.text()
 
 
 NOISY = {"epsilon": 8.0, "delta": 1e-6, "noise_multiplier": 3.0, "clip": 1.0}

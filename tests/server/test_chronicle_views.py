@@ -1,4 +1,4 @@
-"""The console's queries: each finds what it says, in pages, by an index, in as many looks however long."""
+"""The console's queries: each finds what it says, in pages, by an index, and in few looks however long."""
 
 import statistics
 from collections.abc import Callable, Iterator
