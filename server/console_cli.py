@@ -1,9 +1,10 @@
 """`clinimeta console`: serve the operator's console, and make links for accounts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from clinimeta.common.errors import UserError
@@ -13,7 +14,40 @@ from clinimeta.server.cli_parts import HERE, HomeOption, home_of
 PORT = 9446
 
 
-def serve_console(
+def app_over(studies: Callable[[], Mapping[str, str]]) -> typer.Typer:
+    """The commands; `studies` gives the built-in studies, by name, which are on a higher floor."""
+    app = typer.Typer(
+        help="The operator's console in a browser. Example: clinimeta console --home hub.",
+        rich_markup_mode="markdown",
+    )
+    app.command()(link)
+
+    @app.callback(invoke_without_command=True)
+    def console(
+        context: click.Context,
+        home: HomeOption = HERE,
+        host: Annotated[
+            str, typer.Option(help="Address to listen on; without TLS this machine only.")
+        ] = "127.0.0.1",
+        port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
+        name: Annotated[
+            list[str] | None, typer.Option("--name", help="Host name that browsers use; repeat for more.")
+        ] = None,
+        certificate: Annotated[Path | None, typer.Option(help="For TLS: certificate chain (PEM).")] = None,
+        key: Annotated[Path | None, typer.Option(help="For TLS: its key (PEM, 0600).")] = None,
+    ) -> None:
+        """Serve the operator's console, until SIGTERM or Ctrl-C. The first start prints a one-time link.
+
+        Example:
+            clinimeta console --home hub
+        """
+        if context.invoked_subcommand is None:
+            _serve(home, studies(), host, port, name or [], certificate, key)
+
+    return app
+
+
+def _serve(
     home: Path,
     studies: Mapping[str, str],
     host: str,
@@ -22,11 +56,6 @@ def serve_console(
     certificate: Path | None,
     key: Path | None,
 ) -> None:
-    """Serve it, after a first link has been printed where nobody could sign in.
-
-    Raises:
-        UserError: the folder cannot be used, or it would be reachable without TLS.
-    """
     from clinimeta.common.logs import log_to_stderr
     from clinimeta.common.web.headers import require_safe_bind
     from clinimeta.server.console.app import open_console, serve

@@ -50,11 +50,9 @@ app.add_typer(privacy_cli.app, name="privacy")
 app.add_typer(server_cli.app, name="coordinator")
 app.add_typer(site_cli.app, name="site")
 app.add_typer(consortium_cli.app, name="consortium")
-app.command()(experiments_cli.stop)
-app.command()(experiments_cli.resume)
 app.command("list")(experiments_cli.list_experiments)
-app.command()(experiments_cli.show)
-app.command()(experiments_cli.export)
+for command in (experiments_cli.stop, experiments_cli.resume, experiments_cli.show, experiments_cli.export):
+    app.command()(command)
 
 
 class EngineName(StrEnum):
@@ -77,6 +75,12 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+def _study_texts() -> dict[str, str]:
+    from clinimeta.simulations import studies
+
+    return {name: studies.text_of(name) for name in studies.names()}
+
+
 @app.command("run")
 def run_study(
     study: Annotated[str, typer.Argument(help="A built-in study or a study file (TOML).")],
@@ -97,39 +101,7 @@ def run_study(
     typer.echo(name)
 
 
-console_app = typer.Typer(
-    help="The operator's console in a browser. Example: clinimeta console --home hub.",
-    rich_markup_mode="markdown",
-)
-console_app.command()(console_cli.link)
-app.add_typer(console_app, name="console")
-
-
-@console_app.callback(invoke_without_command=True)
-def console(
-    context: typer.Context,
-    home: HomeOption = HERE,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; without TLS this machine only.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = console_cli.PORT,
-    name: Annotated[
-        list[str] | None, typer.Option("--name", help="Host name that browsers use; repeat for more.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="For TLS: certificate chain (PEM).")] = None,
-    key: Annotated[Path | None, typer.Option(help="For TLS: its key (PEM, 0600).")] = None,
-) -> None:
-    """Serve the operator's console, until SIGTERM or Ctrl-C. The first start prints a one-time link.
-
-    Example:
-        clinimeta console --home hub
-    """
-    if context.invoked_subcommand is not None:
-        return
-    from clinimeta.simulations import studies
-
-    texts = {known: studies.text_of(known) for known in studies.names()}
-    console_cli.serve_console(home, texts, host, port, name or [], certificate, key)
+app.add_typer(console_cli.app_over(_study_texts), name="console")
 
 
 @app.command()

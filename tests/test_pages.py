@@ -40,7 +40,7 @@ def fits(line: str) -> None:
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
 def test_every_command_of_a_page_exists_with_its_options(page: str) -> None:
     commands = typed(page)
-    assert len(commands) >= 8
+    assert len(commands) >= 3
     for line in commands:
         fits(line)
 

@@ -19,6 +19,7 @@ from sqlalchemy import event
 
 from clinimeta.common.errors import UserError
 from clinimeta.common.private_files import require_private
+from clinimeta.common.web import account_tables as tables
 from clinimeta.common.web.passwords import NOBODYS, fits, hashed, require_good
 from clinimeta.common.web.roles import Role, Who
 
@@ -27,51 +28,6 @@ IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
 LINK_LIFE = timedelta(hours=24)
 FREE_TRIES, LONGEST_WAIT = 5, timedelta(minutes=15)
 """So many wrong passwords cost nothing; each further one doubles the wait, from a second on."""
-
-_metadata = sa.MetaData()
-_accounts = sa.Table(
-    "accounts",
-    _metadata,
-    sa.Column("name", sa.String(100), primary_key=True),
-    sa.Column("role", sa.String(20), nullable=False),
-    sa.Column("site", sa.String(200), nullable=False),
-    sa.Column("password", sa.String(200), nullable=False),
-    sa.Column("active", sa.Boolean, nullable=False),
-    sa.Column("made_at", sa.String(40), nullable=False),
-)
-_links = sa.Table(
-    "links",
-    _metadata,
-    sa.Column("link", sa.LargeBinary, primary_key=True),
-    sa.Column("role", sa.String(20), nullable=False),
-    sa.Column("site", sa.String(200), nullable=False),
-    sa.Column("name", sa.String(100), nullable=False),  # of an account whose password is to be set anew
-    sa.Column("expires_at", sa.String(40), nullable=False),
-)
-_sessions = sa.Table(
-    "sessions",
-    _metadata,
-    sa.Column("session", sa.LargeBinary, primary_key=True),
-    sa.Column("name", sa.String(100), nullable=False, index=True),
-    sa.Column("csrf", sa.String(64), nullable=False),
-    sa.Column("made_at", sa.String(40), nullable=False),
-    sa.Column("seen_at", sa.String(40), nullable=False),
-)
-_tokens = sa.Table(
-    "tokens",
-    _metadata,
-    sa.Column("token", sa.LargeBinary, primary_key=True),
-    sa.Column("name", sa.String(100), nullable=False, index=True),
-    sa.Column("label", sa.String(100), nullable=False),
-    sa.Column("expires_at", sa.String(40), nullable=False),
-)
-_tries = sa.Table(
-    "tries",
-    _metadata,
-    sa.Column("about", sa.String(300), primary_key=True),
-    sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("not_before", sa.String(40), nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +79,9 @@ class Accounts:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         require_private(path, 0o600)
         engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "connect", tables.prepare)
         try:
-            _metadata.create_all(engine)
+            tables.metadata.create_all(engine)
         except sa.exc.DatabaseError:
             raise UserError(
                 "the accounts cannot be used",
@@ -138,7 +94,9 @@ class Accounts:
 
     def known(self) -> list[Account]:
         """All accounts, by name."""
-        return [_account(row) for row in self._rows(sa.select(_accounts).order_by(_accounts.c.name))]
+        return [
+            _account(row) for row in self._rows(sa.select(tables.accounts).order_by(tables.accounts.c.name))
+        ]
 
     def link(self, role: Role, site: str = "", name: str = "", life: timedelta = LINK_LIFE) -> str:
         """A link's secret: whoever opens it makes an account of this role, or sets the password of `name`.
@@ -151,7 +109,7 @@ class Accounts:
         secret = secrets.token_urlsafe(32)
         with self._change() as connection:
             connection.execute(
-                _links.insert().values(
+                tables.links.insert().values(
                     link=_hash("link", secret),
                     role=role.value,
                     site=site,
@@ -190,17 +148,21 @@ class Accounts:
             if not 0 < len(name) <= 100 or not name.isprintable() or name != name.strip():
                 raise UserError("this is not a name", expected="1 to 100 printable characters")
             require_good(password, name)
-            known = connection.execute(sa.select(_accounts).where(_accounts.c.name == name)).one_or_none()
+            known = connection.execute(
+                sa.select(tables.accounts).where(tables.accounts.c.name == name)
+            ).one_or_none()
             if known is not None and not row.name:
                 raise UserError("an account has this name already", remedy="choose another")
             values = {"password": hashed(password), "role": row.role, "site": row.site, "active": True}
             if known is None:
                 made = self.now().isoformat()
-                connection.execute(_accounts.insert().values(name=name, made_at=made, **values))
+                connection.execute(tables.accounts.insert().values(name=name, made_at=made, **values))
             else:
-                connection.execute(_accounts.update().where(_accounts.c.name == name).values(**values))
+                connection.execute(
+                    tables.accounts.update().where(tables.accounts.c.name == name).values(**values)
+                )
                 self._end_all(connection, name)
-            connection.execute(_links.delete().where(_links.c.link == row.link))
+            connection.execute(tables.links.delete().where(tables.links.c.link == row.link))
         return self.find(name)
 
     def find(self, name: str) -> Account:
@@ -209,7 +171,7 @@ class Accounts:
         Raises:
             UserError: there is none.
         """
-        rows = self._rows(sa.select(_accounts).where(_accounts.c.name == name))
+        rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
         if not rows:
             raise UserError("there is no such account", found=repr(name))
         return _account(rows[0])
@@ -231,13 +193,13 @@ class Accounts:
         stays = before.active if active is None else active
         with self._change() as connection:
             connection.execute(
-                _accounts.update()
-                .where(_accounts.c.name == name)
+                tables.accounts.update()
+                .where(tables.accounts.c.name == name)
                 .values(role=after.role.value, site=after.site, active=stays)
             )
             self._end_all(connection, name)
             operators = sa.select(sa.func.count()).where(
-                _accounts.c.role == Role.OPERATOR.value, _accounts.c.active
+                tables.accounts.c.role == Role.OPERATOR.value, tables.accounts.c.active
             )
             if not connection.execute(operators).scalar_one():
                 raise UserError(
@@ -255,7 +217,9 @@ class Accounts:
         require_good(new, name)
         with self._change() as connection:
             values = {"password": hashed(new)}
-            connection.execute(_accounts.update().where(_accounts.c.name == name).values(**values))
+            connection.execute(
+                tables.accounts.update().where(tables.accounts.c.name == name).values(**values)
+            )
             self._end_all(connection, name)
 
     # Signing in
@@ -268,14 +232,14 @@ class Accounts:
         """
         about = (f"name {_hash('try', name).hex()}", f"address {address[:200]}")
         self._require_patience(about)
-        rows = self._rows(sa.select(_accounts).where(_accounts.c.name == name))
+        rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
         row = rows[0] if rows else None
         right = fits(password, row["password"] if row else NOBODYS)
         if row is None or not right or not row["active"]:
             self._count(about)
             return None
         with self._change() as connection:
-            connection.execute(_tries.delete().where(_tries.c.about == about[0]))
+            connection.execute(tables.tries.delete().where(tables.tries.c.about == about[0]))
         return Who(row["name"], Role(row["role"]), row["site"])
 
     def begin(self, who: Who) -> str:
@@ -283,9 +247,9 @@ class Accounts:
         secret, now = secrets.token_urlsafe(32), self.now().isoformat()
         oldest = (self.now() - LONGEST).isoformat()
         with self._change() as connection:
-            connection.execute(_sessions.delete().where(_sessions.c.made_at < oldest))
+            connection.execute(tables.sessions.delete().where(tables.sessions.c.made_at < oldest))
             connection.execute(
-                _sessions.insert().values(
+                tables.sessions.insert().values(
                     session=_hash("session", secret),
                     name=who.name,
                     csrf=secrets.token_urlsafe(32),
@@ -299,9 +263,11 @@ class Accounts:
         """The session of this secret; None where it is none, or over."""
         now, key = self.now(), _hash("session", secret)
         query = (
-            sa.select(_sessions, _accounts.c.role, _accounts.c.site, _accounts.c.active)
-            .join(_accounts, _accounts.c.name == _sessions.c.name)
-            .where(_sessions.c.session == key)
+            sa.select(
+                tables.sessions, tables.accounts.c.role, tables.accounts.c.site, tables.accounts.c.active
+            )
+            .join(tables.accounts, tables.accounts.c.name == tables.sessions.c.name)
+            .where(tables.sessions.c.session == key)
         )
         rows = self._rows(query)
         if not rows or not rows[0]["active"]:
@@ -314,14 +280,18 @@ class Accounts:
         if now - seen > IDLE / 10:  # not a write a request
             with self._change() as connection:
                 connection.execute(
-                    _sessions.update().where(_sessions.c.session == key).values(seen_at=now.isoformat())
+                    tables.sessions.update()
+                    .where(tables.sessions.c.session == key)
+                    .values(seen_at=now.isoformat())
                 )
         return Session(Who(row["name"], Role(row["role"]), row["site"]), row["csrf"])
 
     def end(self, secret: str) -> None:
         """Sign out."""
         with self._change() as connection:
-            connection.execute(_sessions.delete().where(_sessions.c.session == _hash("session", secret)))
+            connection.execute(
+                tables.sessions.delete().where(tables.sessions.c.session == _hash("session", secret))
+            )
 
     # Programs
 
@@ -336,7 +306,7 @@ class Accounts:
         secret = f"cm_{secrets.token_urlsafe(32)}"
         with self._change() as connection:
             connection.execute(
-                _tokens.insert().values(
+                tables.tokens.insert().values(
                     token=_hash("token", secret),
                     name=name,
                     label=label[:100],
@@ -347,20 +317,22 @@ class Accounts:
 
     def tokens(self, name: str) -> list[Token]:
         """Of an account."""
-        rows = self._rows(sa.select(_tokens).where(_tokens.c.name == name).order_by(_tokens.c.expires_at))
+        rows = self._rows(
+            sa.select(tables.tokens).where(tables.tokens.c.name == name).order_by(tables.tokens.c.expires_at)
+        )
         return [Token(row["label"], row["expires_at"]) for row in rows]
 
     def end_tokens(self, name: str) -> None:
         """End all tokens of an account."""
         with self._change() as connection:
-            connection.execute(_tokens.delete().where(_tokens.c.name == name))
+            connection.execute(tables.tokens.delete().where(tables.tokens.c.name == name))
 
     def bearer(self, secret: str) -> Who | None:
         """Whose token that is."""
         query = (
-            sa.select(_accounts, _tokens.c.expires_at)
-            .join(_tokens, _accounts.c.name == _tokens.c.name)
-            .where(_tokens.c.token == _hash("token", secret))
+            sa.select(tables.accounts, tables.tokens.c.expires_at)
+            .join(tables.tokens, tables.accounts.c.name == tables.tokens.c.name)
+            .where(tables.tokens.c.token == _hash("token", secret))
         )
         rows = self._rows(query)
         if not rows or not rows[0]["active"] or rows[0]["expires_at"] < self.now().isoformat():
@@ -368,12 +340,12 @@ class Accounts:
         return Who(rows[0]["name"], Role(rows[0]["role"]), rows[0]["site"])
 
     def _open_link(self, secret: str) -> "sa.Select[Any]":
-        return sa.select(_links).where(
-            _links.c.link == _hash("link", secret), _links.c.expires_at > self.now().isoformat()
+        return sa.select(tables.links).where(
+            tables.links.c.link == _hash("link", secret), tables.links.c.expires_at > self.now().isoformat()
         )
 
     def _require_patience(self, about: tuple[str, ...]) -> None:
-        rows = self._rows(sa.select(_tries).where(_tries.c.about.in_(about)))
+        rows = self._rows(sa.select(tables.tries).where(tables.tries.c.about.in_(about)))
         until = max((datetime.fromisoformat(row["not_before"]) for row in rows), default=self.now())
         wait = (until - self.now()).total_seconds()
         if wait > 0:
@@ -382,7 +354,9 @@ class Accounts:
     def _count(self, about: tuple[str, ...]) -> None:
         with self._change() as connection:
             for one in about:
-                row = connection.execute(sa.select(_tries).where(_tries.c.about == one)).one_or_none()
+                row = connection.execute(
+                    sa.select(tables.tries).where(tables.tries.c.about == one)
+                ).one_or_none()
                 failures = 1 if row is None else row.failures + 1
                 over = failures - FREE_TRIES
                 wait = (
@@ -390,13 +364,15 @@ class Accounts:
                 )
                 values = {"failures": failures, "not_before": (self.now() + wait).isoformat()}
                 if row is None:
-                    connection.execute(_tries.insert().values(about=one, **values))
+                    connection.execute(tables.tries.insert().values(about=one, **values))
                 else:
-                    connection.execute(_tries.update().where(_tries.c.about == one).values(**values))
+                    connection.execute(
+                        tables.tries.update().where(tables.tries.c.about == one).values(**values)
+                    )
 
     def _end_all(self, connection: sa.Connection, name: str) -> None:
-        connection.execute(_sessions.delete().where(_sessions.c.name == name))
-        connection.execute(_tokens.delete().where(_tokens.c.name == name))
+        connection.execute(tables.sessions.delete().where(tables.sessions.c.name == name))
+        connection.execute(tables.tokens.delete().where(tables.tokens.c.name == name))
 
     @contextmanager
     def _change(self) -> Iterator[sa.Connection]:
@@ -420,9 +396,3 @@ def _account(row: dict[str, Any]) -> Account:
 
 def _hash(kind: str, secret: str) -> bytes:
     return hashlib.sha256(f"clinimeta console {kind}\0{secret}".encode(errors="replace")).digest()
-
-
-def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by us, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
-        connection.execute(f"PRAGMA {pragma}")

@@ -3,28 +3,32 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import sqlalchemy as sa
+
 from clinimeta.common.web.drawing import Box, Plot, Segment, curves, spread, timeline
 from clinimeta.common.web.roles import May, Who
 from clinimeta.common.web.shell import Screen
 from clinimeta.server import enrolment, experiments, round_views, views
+from clinimeta.server.chronicle_tables import answers
 from clinimeta.server.console.base import Console
 from clinimeta.server.console.runs import all_rounds
 
-BOXES = 40
-"""So many rounds have a box; the last ones."""
+BOXES, LISTED = 40, 20
+"""So many rounds have a box, and a line; the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run as it stands: its rounds, the last one in detail, and how metrics differ between hospitals.
 
-    `change` only grows; a page that has it asks for news since.
+    `missing` says of the last rounds who does not count, and why. `change` only grows.
     """
 
     line: views.RunLine
     rounds: tuple[round_views.RoundLine, ...]
     last: round_views.Timeline
     spreads: dict[str, tuple[round_views.Spread, ...]]
+    missing: dict[int, dict[str, str]]
     change: int
     now: str
 
@@ -38,12 +42,30 @@ def run_screen(console: Console, _who: Who, run: str, round: int = 0) -> Run:  #
         last = round_views.timeline(connection, run, number)
         first = max(0, (rounds[-1].round if rounds else 0) - BOXES)
         metrics = sorted({name for one in rounds[-1:] for name in one.metrics} | set(line.metrics))
+        missing = missing_of(connection, run, rounds[-1].round - LISTED if rounds else 0)
         spreads = {name: round_views.spread(connection, run, name, after=first) for name in metrics}
     shown = experiments.as_shown(console.home, experiments.find(console.database, run))
     line = replace(line, state=shown.state, detail=shown.detail)
     change = max((one.change for one in rounds), default=0)
     kept = {name: found for name, found in spreads.items() if found}
-    return Run(line, tuple(rounds), last, kept, change, enrolment.now().isoformat())
+    return Run(line, tuple(rounds), last, kept, missing, change, enrolment.now().isoformat())
+
+
+def missing_of(connection: sa.Connection, run: str, after: int) -> dict[int, dict[str, str]]:
+    """Of each round after one: hospitals whose last answer does not count, and why; one query."""
+    query = (
+        sa.select(answers.c.round, answers.c.site, answers.c.phase, answers.c.sentence)
+        .where(answers.c.experiment == run, answers.c.round > after)
+        .order_by(answers.c.round, answers.c.attempt, answers.c.site)
+    )
+    found: dict[int, dict[str, str]] = {}
+    for number, site, phase, sentence in connection.execute(query):
+        of_round = found.setdefault(number, {})
+        if phase in ("refused", "dropped", "silent"):
+            of_round[site] = f"{phase}: {sentence}" if sentence and phase != "silent" else phase
+        else:
+            of_round.pop(site, None)
+    return found
 
 
 def _draw(view: Run) -> dict[str, Plot]:

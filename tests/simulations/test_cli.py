@@ -157,7 +157,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "bench secagg",
         "privacy",
         "privacy plan",
-        *("run", "stop", "resume", "list", "show", "export"),
+        *("run", "stop", "resume", "list", "show", "export", "console", "console link"),
         *("coordinator", "site", "site ledger", "consortium", "consortium init", "consortium sign"),
         *(f"coordinator {name}" for name in OPERATOR),
         *(f"site {name}" for name in HOSPITAL),
