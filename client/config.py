@@ -18,6 +18,7 @@ TEMPLATE = """\
 
 [coordinator]
 address = {address}  # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
+tell = true                    # the policy's digest and what is left of the budget, to the operator
 
 [data]                         # read here, and never sent
 kind = "csv"                   # or parquet, sql, fhir, omop: docs/sources.md
@@ -47,6 +48,7 @@ class Coordinator(Settings):
     """Whom the hospital talks to."""
 
     address: Annotated[str, MinLen(3)]
+    tell: bool = True
 
 
 class Local(Settings):

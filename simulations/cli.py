@@ -44,12 +44,12 @@ bench_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(client_cli.adapt)
-app.add_typer(studies_app, name="studies")
-app.add_typer(bench_app, name="bench")
-app.add_typer(privacy_cli.app, name="privacy")
-app.add_typer(server_cli.app, name="coordinator")
-app.add_typer(site_cli.app, name="site")
-app.add_typer(consortium_cli.app, name="consortium")
+GROUPS = {
+    **{"studies": studies_app, "bench": bench_app, "privacy": privacy_cli.app},
+    **{"coordinator": server_cli.app, "site": site_cli.app, "consortium": consortium_cli.app},
+}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 app.command("list")(experiments_cli.list_experiments)
 for command in (experiments_cli.stop, experiments_cli.resume, experiments_cli.show, experiments_cli.export):
     app.command()(command)
