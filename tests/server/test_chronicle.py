@@ -86,6 +86,18 @@ def test_sites_that_fail_are_named_with_what_they_came_to(store: Store, tmp_path
     assert seen == {"received", "refused", "silent"}
 
 
+def test_silence_is_told_before_a_site_is_asked_again(store: Store, tmp_path: Path) -> None:
+    train(
+        store.observed(tmp_path / "run", rounds=3, quorum=1.0, attempts=9),
+        LoopbackEngine(faults=Faults(silent=0.2)),
+    )
+    found = store.rows(answers)
+    assert {row["phase"] for row in found if row["attempt"] == 1} == {"received", "silent"}
+    assert {(row["round"], row["site"]) for row in found if row["attempt"] == 2} == {
+        (row["round"], row["site"]) for row in found if (row["attempt"], row["phase"]) == (1, "silent")
+    }
+
+
 def order(number: int, nonce: str) -> MetaGradientOrder:
     return MetaGradientOrder(nonce, "run", number, b"plan", PARAMS)
 
