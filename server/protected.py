@@ -20,6 +20,7 @@ from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
 from clinimeta.common.privacy.noise import noise_key
 from clinimeta.common.records import (
+    REFUSALS,
     Masking,
     MaskingOrder,
     MetaGradient,
@@ -34,6 +35,7 @@ from clinimeta.common.secagg.identity import Roster
 from clinimeta.common.secagg.messages import AdvertRequest, Answer, MaskedRequest, Refusal
 from clinimeta.common.secagg.protocol import Replies as Answers
 from clinimeta.common.secagg.protocol import Rounds, Trip
+from clinimeta.common.secagg.refusal import CODES
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Terms
 from clinimeta.common.typing import Params
@@ -318,4 +320,6 @@ def _read_answer(site: str, phase: str, data: bytes) -> Answer | Refusal:
         return Refusal(site, phase, "unreadable", "an answer that cannot be read")
     if isinstance(answer, messages.Request):
         return Refusal(site, phase, "unreadable", "a request in an answer's place")
+    if isinstance(answer, Refusal) and answer.code not in CODES and answer.code not in REFUSALS:
+        return Refusal(site, phase, "unknown", "a reason that this version does not know")  # words of its own
     return answer

@@ -44,12 +44,10 @@ bench_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(client_cli.adapt)
-GROUPS = {
-    **{"studies": studies_app, "bench": bench_app, "privacy": privacy_cli.app},
-    **{"coordinator": server_cli.app, "site": site_cli.app, "consortium": consortium_cli.app},
-}
-for name, group in GROUPS.items():
+OWN = {"studies": studies_app, "bench": bench_app, "privacy": privacy_cli.app}
+for name, group in (OWN | {"coordinator": server_cli.app, "site": site_cli.app}).items():
     app.add_typer(group, name=name)
+app.add_typer(consortium_cli.app, name="consortium")
 app.command("list")(experiments_cli.list_experiments)
 for command in (experiments_cli.stop, experiments_cli.resume, experiments_cli.show, experiments_cli.export):
     app.command()(command)

@@ -151,12 +151,13 @@ def timeline(name: str, title: str, segments: Sequence[Segment]) -> Plot:
     """A row for each hospital: from being asked to what came of it, in seconds."""
     if not segments:
         return _nothing(title)
-    longest = max((s.ended for s in segments), default=1.0) or 1.0
+    longest = max(0.1, *(s.ended for s in segments))
     left, row = 150.0, 18.0
     height = TOP + row * len(segments) + BOTTOM
-    scale = (WIDTH - left - 90.0) / longest
+    ticks = _ticks(0.0, longest)
+    scale = (WIDTH - left - 90.0) / ticks[-1]
     parts = []
-    for tick in _ticks(0.0, longest):
+    for tick in ticks:
         x = left + tick * scale
         parts.append(f'<path class="rule" d="M{x:.1f} {TOP:.1f}V{height - BOTTOM:.1f}"/>')
         parts.append(_text(x, height - BOTTOM + 16, f"{tick:g} s", "middle"))
@@ -281,7 +282,7 @@ class _Frame:
 def _ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from within (or just at) a range: 1, 2 or 5 times a power of ten apart."""
     span = high - low
-    if not span > abs(high) * 1e-12:
+    if not span > max(1e-300, abs(high) * 1e-12, abs(low) * 1e-12):
         return [low]
     raw = span / about
     power = 10.0 ** math.floor(math.log10(raw))

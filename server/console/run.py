@@ -21,6 +21,7 @@ BOXES, LISTED = 40, 20
 class Run:
     """A run as it stands: its rounds, the last one in detail, and how metrics differ between hospitals.
 
+    `own` has each hospital's own metrics in the last round that is done (`own_round`), where they are known.
     `missing` says of the last rounds who does not count, and why. `change` only grows.
     """
 
@@ -28,6 +29,8 @@ class Run:
     rounds: tuple[round_views.RoundLine, ...]
     last: round_views.Timeline
     spreads: dict[str, tuple[round_views.Spread, ...]]
+    own: dict[str, dict[str, float]]
+    own_round: int
     missing: dict[int, dict[str, str]]
     change: int
     now: str
@@ -44,11 +47,17 @@ def run_screen(console: Console, _who: Who, run: str, round: int = 0) -> Run:  #
         metrics = sorted({name for one in rounds[-1:] for name in one.metrics} | set(line.metrics))
         missing = missing_of(connection, run, rounds[-1].round - LISTED if rounds else 0)
         spreads = {name: round_views.spread(connection, run, name, after=first) for name in metrics}
+        done = max((one.round for one in rounds if one.seconds is not None), default=0)
+        told = last if number == done else round_views.timeline(connection, run, done)
+    own = {
+        name: {one.site: value for one in told.answers if (value := one.metrics.get(name)) is not None}
+        for name in metrics
+    }
     shown = experiments.as_shown(console.home, experiments.find(console.database, run))
     line = replace(line, state=shown.state, detail=shown.detail)
     change = max((one.change for one in rounds), default=0)
     kept = {name: found for name, found in spreads.items() if found}
-    return Run(line, tuple(rounds), last, kept, missing, change, enrolment.now().isoformat())
+    return Run(line, tuple(rounds), last, kept, own, done, missing, change, enrolment.now().isoformat())
 
 
 def missing_of(connection: sa.Connection, run: str, after: int) -> dict[int, dict[str, str]]:
@@ -101,12 +110,7 @@ def _draw(view: Run) -> dict[str, Plot]:
 
 
 def _box(view: Run, name: str, box: round_views.Spread) -> Box:
-    shown = view.last.round is not None and view.last.round.round == box.round
-    dots = {
-        one.site: value
-        for one in (view.last.answers if shown else ())
-        if (value := one.metrics.get(name)) is not None
-    }
+    dots = view.own.get(name, {}) if box.round == view.own_round else {}
     return Box(f"{box.round}", box.least, box.lower, box.median, box.upper, box.most, dots)
 
 
