@@ -162,6 +162,21 @@ class Home:
         return self.state / "approvals"
 
     @property
+    def policies(self) -> Path:
+        """Settings that were in force before, by their policy's digest: ledger records name it."""
+        return self.state / "policies"
+
+    @property
+    def changes(self) -> Path:
+        """What was changed through the console: who, when, why."""
+        return self.state / "changes.jsonl"
+
+    @property
+    def console(self) -> Path:
+        """Accounts and sessions of the hospital's console."""
+        return self.path / "console.sqlite"
+
+    @property
     def former(self) -> Path:
         """Keys that were replaced, each with the ledger that it signed."""
         return self.path / "former"

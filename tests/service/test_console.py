@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,16 +56,13 @@ def federation(
         made.stop()
 
 
-@pytest.fixture(scope="module")
-def address(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The console's address, and the link that its first start prints."""
-    port = free_ports(1)[0]
-    log = tmp_path_factory.mktemp("log") / "console.log"
+@contextmanager
+def serving(words: list[str], folder: Path) -> Iterator[tuple[str, str]]:
+    """A console's process: its address, and the link that its first start prints."""
+    port, log = free_ports(1)[0], folder / "console.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [CLI, "console", "--home", str(federation.hub.folder), "--port", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            [CLI, *words, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT
         )
         try:
             link = until(lambda: re.search(r"http://\S+/link/\S+", log.read_text()), 60)
@@ -74,6 +72,14 @@ def address(federation: Federation, tmp_path_factory: pytest.TempPathFactory) ->
             process.terminate()
             assert process.wait(20) == 0
     assert PASSWORD not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def address(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The operator's console."""
+    words = ["console", "--home", str(federation.hub.folder)]
+    with serving(words, tmp_path_factory.mktemp("log")) as found:
+        yield found
 
 
 @dataclass(slots=True)
@@ -128,6 +134,7 @@ def test_a_day_of_an_operator(
     browser: Browser,
     tables: Mapping[str, Records],
     study_text: str,
+    tmp_path: Path,
 ) -> None:
     base, link = address
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
@@ -226,6 +233,22 @@ def test_a_day_of_an_operator(
     expect(page.get_by_role("table")).to_contain_text(REASON)
     assert screen.complaints == []
     context.close()
+
+    # At a hospital: its own console, on its own machine
+    with serving(["site", "console", "--home", str(federation.sites["cleveland"].folder)], tmp_path) as at:
+        own = Screen(browser.new_page(viewport={"width": 1280, "height": 900}), at[0])
+        own.watch()
+        own.page.goto(at[1])
+        own.page.get_by_label("Name").fill("grace")
+        for label in (re.compile("^Password"), "The same again"):
+            own.page.get_by_label(label).fill(PASSWORD)
+        own.page.get_by_role("button", name="Make the account").click()
+        expect(own.page.get_by_text("cleveland takes part")).to_be_visible()
+        for one in ("", "check", "data", "studies", "policy", "ledger", "budget"):
+            own.open(f"/{one}")
+            own.checked(f"site-{one or 'status'}")
+        assert own.complaints == []
+        own.page.close()
 
     # Without scripts it reads the same
     plain = browser.new_context(java_script_enabled=False)

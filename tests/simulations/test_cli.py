@@ -136,7 +136,7 @@ OPERATOR = (
 )
 HOSPITAL = (
     *("init", "enrol", "rotate", "check", "dry-run", "up", "down", "status", "budget", "approve"),
-    *("adapt", "report", "schema"),
+    *("adapt", "report", "schema", "console"),
 )
 
 
