@@ -163,6 +163,11 @@ class Home:
         return self.path / "experiments"
 
     @property
+    def console_settings(self) -> Path:
+        """How people sign in to the console through their organisation's provider; need not be there."""
+        return self.path / "console.toml"
+
+    @property
     def console(self) -> Path:
         """Accounts and sessions of the operator's console."""
         return self.path / "console.sqlite"

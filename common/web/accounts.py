@@ -20,14 +20,14 @@ from sqlalchemy import event
 from clinimeta.common.errors import UserError
 from clinimeta.common.private_files import require_private
 from clinimeta.common.web import account_tables as tables
+from clinimeta.common.web import patience
 from clinimeta.common.web.passwords import NOBODYS, fits, hashed, require_good
 from clinimeta.common.web.roles import Role, Who
 
 IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
 """How long a session lasts without a request, and at all."""
 LINK_LIFE = timedelta(hours=24)
-FREE_TRIES, LONGEST_WAIT = 5, timedelta(minutes=15)
-"""So many wrong passwords cost nothing; each further one doubles the wait, from a second on."""
+VOUCHED = "vouched for by "  # stands in a password's place where a provider knows the person
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +171,7 @@ class Accounts:
         Raises:
             UserError: there is none.
         """
-        rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
-        if not rows:
+        if not (rows := self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))):
             raise UserError("there is no such account", found=repr(name))
         return _account(rows[0])
 
@@ -231,15 +230,18 @@ class Accounts:
             UserError: too many wrong passwords for the name, or from the address; how long to wait.
         """
         about = (f"name {_hash('try', name).hex()}", f"address {address[:200]}")
-        self._require_patience(about)
+        with self.engine.connect() as connection:
+            patience.require(connection, about, self.now())
         rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
         row = rows[0] if rows else None
-        right = fits(password, row["password"] if row else NOBODYS)
-        if row is None or not right or not row["active"]:
-            self._count(about)
+        known = row is not None and not row["password"].startswith(VOUCHED)
+        right = fits(password, row["password"] if row and known else NOBODYS)
+        if row is None or not known or not right or not row["active"]:
+            with self._change() as connection:
+                patience.count(connection, about, self.now())
             return None
         with self._change() as connection:
-            connection.execute(tables.tries.delete().where(tables.tries.c.about == about[0]))
+            patience.forget(connection, about[0])
         return Who(row["name"], Role(row["role"]), row["site"])
 
     def begin(self, who: Who) -> str:
@@ -288,10 +290,33 @@ class Accounts:
 
     def end(self, secret: str) -> None:
         """Sign out."""
+        self._delete(tables.sessions, tables.sessions.c.session == _hash("session", secret))
+
+    def from_provider(self, issuer: str, name: str, role: Role) -> Who:
+        """Somebody for whom an organisation's provider vouches, with an account without a password.
+
+        Raises:
+            UserError: the name is unusable, or that of an account with a password, or of another provider's.
+        """
+        if not 0 < len(name) <= 100 or not name.isprintable() or name != name.strip():
+            raise UserError("this is not a name", expected="1 to 100 printable characters")
+        mark = f"{VOUCHED}{issuer}"
+        rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
+        if rows and rows[0]["password"] != mark:
+            raise UserError("another account has this name", found=name, remedy="ask an operator")
+        if rows and not rows[0]["active"]:
+            raise UserError("this account is disabled", found=name, remedy="ask an operator")
         with self._change() as connection:
-            connection.execute(
-                tables.sessions.delete().where(tables.sessions.c.session == _hash("session", secret))
-            )
+            if not rows:
+                made = self.now().isoformat()
+                values = {"name": name, "site": "", "password": mark, "active": True}
+                connection.execute(tables.accounts.insert().values(**values, role=role.value, made_at=made))
+            elif rows[0]["role"] != role.value:
+                connection.execute(
+                    tables.accounts.update().where(tables.accounts.c.name == name).values(role=role.value)
+                )
+                self._end_all(connection, name)
+        return Who(name, role)
 
     # Programs
 
@@ -324,8 +349,7 @@ class Accounts:
 
     def end_tokens(self, name: str) -> None:
         """End all tokens of an account."""
-        with self._change() as connection:
-            connection.execute(tables.tokens.delete().where(tables.tokens.c.name == name))
+        self._delete(tables.tokens, tables.tokens.c.name == name)
 
     def bearer(self, secret: str) -> Who | None:
         """Whose token that is."""
@@ -344,32 +368,6 @@ class Accounts:
             tables.links.c.link == _hash("link", secret), tables.links.c.expires_at > self.now().isoformat()
         )
 
-    def _require_patience(self, about: tuple[str, ...]) -> None:
-        rows = self._rows(sa.select(tables.tries).where(tables.tries.c.about.in_(about)))
-        until = max((datetime.fromisoformat(row["not_before"]) for row in rows), default=self.now())
-        wait = (until - self.now()).total_seconds()
-        if wait > 0:
-            raise UserError("too many wrong passwords", remedy=f"try again in {wait:.0f} seconds")
-
-    def _count(self, about: tuple[str, ...]) -> None:
-        with self._change() as connection:
-            for one in about:
-                row = connection.execute(
-                    sa.select(tables.tries).where(tables.tries.c.about == one)
-                ).one_or_none()
-                failures = 1 if row is None else row.failures + 1
-                over = failures - FREE_TRIES
-                wait = (
-                    min(timedelta(seconds=2.0 ** min(over, 20)), LONGEST_WAIT) if over > 0 else timedelta(0)
-                )
-                values = {"failures": failures, "not_before": (self.now() + wait).isoformat()}
-                if row is None:
-                    connection.execute(tables.tries.insert().values(about=one, **values))
-                else:
-                    connection.execute(
-                        tables.tries.update().where(tables.tries.c.about == one).values(**values)
-                    )
-
     def _end_all(self, connection: sa.Connection, name: str) -> None:
         connection.execute(tables.sessions.delete().where(tables.sessions.c.name == name))
         connection.execute(tables.tokens.delete().where(tables.tokens.c.name == name))
@@ -384,6 +382,10 @@ class Accounts:
                 connection.rollback()
                 raise
             connection.commit()
+
+    def _delete(self, table: sa.Table, where: sa.ColumnElement[bool]) -> None:
+        with self._change() as connection:
+            connection.execute(table.delete().where(where))
 
     def _rows(self, query: "sa.Select[Any]") -> list[dict[str, Any]]:
         with self.engine.connect() as connection:

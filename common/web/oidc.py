@@ -1,8 +1,8 @@
 """Signing in through an organisation's own provider (OpenID Connect: code flow with PKCE, state and nonce).
 
-An option, from `console.toml` beside the console's accounts; needs the extra `oidc`. Roles come from a claim; who has
-none there gets in nowhere. The provider is trusted for its own names only: an account with a password of its
-own is never taken over.
+An option, from `console.toml` beside the console's accounts; needs the extra `oidc`. Roles come from a
+claim; who has none there gets in nowhere. The provider is trusted for its own names only: an account with a
+password of its own is never taken over.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ ALGORITHMS = ("RS256", "ES256", "PS256", "EdDSA")
 
 
 class Provider(Settings):
-    """`[oidc]` of `console.toml`; `roles` says which value of `claim` gives which role, the first that fits counts.
+    """`[oidc]` of `console.toml`: `roles` says which value of `claim` gives which role; the first that fits.
 
-    `secret_file` (0600) holds the client's secret; `redirect` is the console's own address with /sign-in/oidc/back.
+    `secret_file` (0600) holds the client's secret; `redirect` is the console's own /sign-in/oidc/back.
     """
 
     title: Annotated[str, MinLen(1)]
@@ -104,7 +104,7 @@ class Client:
         from joserfc import jwt
         from joserfc.jwk import KeySet
 
-        keys = KeySet.import_key_set(_get(str(metadata["jwks_uri"])))
+        keys = KeySet.import_key_set({"keys": _get(str(metadata["jwks_uri"]))["keys"]})
         token = jwt.decode(text, keys, algorithms=list(ALGORITHMS))
         rules = jwt.JWTClaimsRegistry(
             now=lambda: int(now),
@@ -195,7 +195,8 @@ def add_oidc(app: FastAPI, shell: Shell, client: Client) -> None:
         cookie = request.cookies.get(COOKIE, "")
         name, role = await run_in_threadpool(client.finish, state, code, cookie, _now(shell))
         who = shell.accounts.from_provider(client.provider.issuer, name, role)
-        answer = shell.page(request, "signed_in.html", None)  # our own page goes on: then the strict cookie comes too
+        # A page of our own goes on: after a redirect from elsewhere the strict cookie would not come.
+        answer = shell.page(request, "signed_in.html", None)
         shell.set_session(answer, shell.accounts.begin(who))
         answer.delete_cookie(COOKIE)
         return answer

@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from clinimeta.common.errors import UserError
-from clinimeta.common.web.accounts import Accounts, Session
+from clinimeta.common.web.accounts import LONGEST, Accounts, Session
 from clinimeta.common.web.roles import May, Who
 
 API: Final = "/api/v1"
@@ -163,6 +163,18 @@ class Shell:
             raise HTTPException(403, "this request came from another site")
         if session is not None and not _same(given, session.csrf):
             raise HTTPException(403, "the form is out of date: load the page again")
+
+    def set_session(self, answer: Response, secret: str) -> None:
+        """Give the browser the session's cookie."""
+        answer.set_cookie(
+            self.cookie,
+            secret,
+            max_age=int(LONGEST.total_seconds()),
+            httponly=True,
+            samesite="strict",
+            secure=self.tls,
+            path="/",
+        )
 
     # Answers
 

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from clinimeta.common.errors import UserError
-from clinimeta.common.web.accounts import LONGEST, Session
+from clinimeta.common.web.accounts import Session
 from clinimeta.common.web.roles import WORDS, May
 from clinimeta.common.web.shell import Done, Shell, form_of
 
@@ -28,15 +28,7 @@ def add_signing_in(app: FastAPI, shell: Shell) -> None:
         answer = RedirectResponse(
             then if then.startswith("/") and not then.startswith(("//", "/\\")) else "/", 303
         )
-        answer.set_cookie(
-            shell.cookie,
-            secret,
-            max_age=int(LONGEST.total_seconds()),
-            httponly=True,
-            samesite="strict",
-            secure=shell.tls,
-            path="/",
-        )
+        shell.set_session(answer, secret)
         return answer
 
     @app.get("/sign-in", include_in_schema=False)

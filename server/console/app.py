@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from clinimeta.common.private_files import require_private
 from clinimeta.common.web.accounts import Accounts
 from clinimeta.common.web.headers import LOOPBACK, App, guarded, require_safe_bind
+from clinimeta.common.web.oidc import add_oidc, read_client
 from clinimeta.common.web.pages import environment
 from clinimeta.common.web.roles import May
 from clinimeta.common.web.shell import Shell
@@ -87,18 +88,22 @@ class News:
         return f"{newest or 0} {changed or ''}"
 
 
-def shell_of(console: Console, *, tls: bool = False) -> Shell:
+def shell_of(console: Console, *, tls: bool = False, providers: Mapping[str, str] | None = None) -> Shell:
     """The console's frame."""
     name = f"clinimeta: {console.home.settings().name}"
     pages = environment("clinimeta.server.console")
-    return Shell(name, console, console.accounts, pages, SCREENS, ACTIONS, tls=tls)
+    return Shell(name, console, console.accounts, pages, SCREENS, ACTIONS, tls=tls, providers=providers or {})
 
 
 def console_app(console: Console, *, tls: bool = False) -> FastAPI:
     """The application, without the layer of `web.headers`."""
-    shell = shell_of(console, tls=tls)
+    provider = read_client(console.home.console_settings)
+    names = {} if provider is None else {"oidc": provider.provider.title}
+    shell = shell_of(console, tls=tls, providers=names)
     app = shell.app()
     add_signing_in(app, shell)
+    if provider is not None:
+        add_oidc(app, shell, provider)
     news = News(console.database)
 
     @app.get("/runs/{run}/news", include_in_schema=False)

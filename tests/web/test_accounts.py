@@ -8,8 +8,9 @@ import pytest
 from toy_console import PASSWORD, Clock
 
 from clinimeta.common.errors import UserError
-from clinimeta.common.web.accounts import FREE_TRIES, IDLE, LINK_LIFE, LONGEST, LONGEST_WAIT, Accounts
+from clinimeta.common.web.accounts import IDLE, LINK_LIFE, LONGEST, Accounts
 from clinimeta.common.web.passwords import fits, hashed, require_good
+from clinimeta.common.web.patience import FREE_TRIES, LONGEST_WAIT
 from clinimeta.common.web.roles import PERMISSIONS, May, Role, Who
 
 
