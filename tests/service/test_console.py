@@ -124,7 +124,7 @@ class Screen:
 
 def study_of(text: str) -> str:
     """Enough rounds to watch, and a quorum that goes on without a third hospital."""
-    found = text.replace("quorum = 1.0", "quorum = 0.3").replace("deadline_s = 40.0", "deadline_s = 6.0")
+    found = text.replace("quorum = 1.0", "quorum = 0.3").replace("deadline_s = 40.0", "deadline_s = 10.0")
     return re.sub(r"rounds = \d+", f"rounds = {ROUNDS}", found, count=1)
 
 
@@ -209,9 +209,10 @@ def test_a_day_of_an_operator(
     name = page.url.rpartition("/")[2]
     screen.open(f"/runs/{name}")
     counted = [int(one["accepted"]) for one in federation.rounds(name)]
-    assert counted[0] == 3
-    assert min(counted) == 1
-    assert counted[-1] == 3, "both returned"
+    fewest = counted.index(min(counted))
+    assert counted[fewest] < 3
+    assert 3 in counted[:fewest]
+    assert 3 in counted[fewest:], "both returned"
 
     # What is left: the model, the record of events, and all other screens
     screen.open(f"/models/{name}")
