@@ -1,7 +1,6 @@
 """The coordinator's database: hospitals, invitations, experiments, and who did what."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
 from clinimeta.common.errors import UserError
+from clinimeta.common.sqlite import transaction
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -131,17 +131,9 @@ class Database:
             ) from None
         return Database(engine)
 
-    @contextmanager
-    def change(self) -> Iterator[sa.Connection]:
+    def change(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that nobody else writes beside; undone where it raises."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
+        return transaction(self.engine)
 
     def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         """What a query finds."""

@@ -7,8 +7,7 @@ Of links, sessions and tokens only hashes are kept.
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy import event
 
 from clinimeta.common.errors import UserError
 from clinimeta.common.private_files import require_private
+from clinimeta.common.sqlite import transaction
 from clinimeta.common.web import account_tables as tables
 from clinimeta.common.web import patience
 from clinimeta.common.web.passwords import NOBODYS, fits, hashed, require_good
@@ -107,7 +107,7 @@ class Accounts:
         if (role == Role.VIEWER) != bool(site):
             raise UserError("a viewer sees one hospital, and other roles are not bound to one", found=site)
         secret = secrets.token_urlsafe(32)
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             connection.execute(
                 tables.links.insert().values(
                     link=_hash("link", secret),
@@ -136,7 +136,7 @@ class Accounts:
         Raises:
             UserError: the link is not open, the name is taken or unusable, or the password is poor.
         """
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             row = connection.execute(self._open_link(secret)).one_or_none()
             if row is None:
                 raise UserError(
@@ -163,6 +163,7 @@ class Accounts:
                 )
                 self._end_all(connection, name)
             connection.execute(tables.links.delete().where(tables.links.c.link == row.link))
+            patience.forget(connection, _tried(name))
         return self.find(name)
 
     def find(self, name: str) -> Account:
@@ -190,7 +191,7 @@ class Accounts:
                 "a viewer sees one hospital, and other roles are not bound to one", found=after.site
             )
         stays = before.active if active is None else active
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             connection.execute(
                 tables.accounts.update()
                 .where(tables.accounts.c.name == name)
@@ -211,10 +212,10 @@ class Accounts:
         Raises:
             UserError: the old one is wrong, or the new one is poor.
         """
-        if self.enter(name, old, "a change of password") is None:
+        if self.enter(name, old, f"a change by {name}") is None:
             raise UserError("the old password is wrong")
         require_good(new, name)
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             values = {"password": hashed(new)}
             connection.execute(
                 tables.accounts.update().where(tables.accounts.c.name == name).values(**values)
@@ -229,7 +230,7 @@ class Accounts:
         Raises:
             UserError: too many wrong passwords for the name, or from the address; how long to wait.
         """
-        about = (f"name {_hash('try', name).hex()}", f"address {address[:200]}")
+        about = (_tried(name), f"address {address[:200]}")
         with self.engine.connect() as connection:
             patience.require(connection, about, self.now())
         rows = self._rows(sa.select(tables.accounts).where(tables.accounts.c.name == name))
@@ -237,10 +238,10 @@ class Accounts:
         known = row is not None and not row["password"].startswith(VOUCHED)
         right = fits(password, row["password"] if row and known else NOBODYS)
         if row is None or not known or not right or not row["active"]:
-            with self._change() as connection:
+            with transaction(self.engine) as connection:
                 patience.count(connection, about, self.now())
             return None
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             patience.forget(connection, about[0])
         return Who(row["name"], Role(row["role"]), row["site"])
 
@@ -248,7 +249,7 @@ class Accounts:
         """A new session's secret, for the cookie."""
         secret, now = secrets.token_urlsafe(32), self.now().isoformat()
         oldest = (self.now() - LONGEST).isoformat()
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             connection.execute(tables.sessions.delete().where(tables.sessions.c.made_at < oldest))
             connection.execute(
                 tables.sessions.insert().values(
@@ -280,7 +281,7 @@ class Accounts:
             self.end(secret)
             return None
         if now - seen > IDLE / 10:  # not a write a request
-            with self._change() as connection:
+            with transaction(self.engine) as connection:
                 connection.execute(
                     tables.sessions.update()
                     .where(tables.sessions.c.session == key)
@@ -306,7 +307,7 @@ class Accounts:
             raise UserError("another account has this name", found=name, remedy="ask an operator")
         if rows and not rows[0]["active"]:
             raise UserError("this account is disabled", found=name, remedy="ask an operator")
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             if not rows:
                 made = self.now().isoformat()
                 values = {"name": name, "site": "", "password": mark, "active": True}
@@ -329,7 +330,7 @@ class Accounts:
         if not timedelta(0) < life <= timedelta(days=366):
             raise UserError("a token lives a year at most", found=f"{life.days} days")
         secret = f"cm_{secrets.token_urlsafe(32)}"
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             connection.execute(
                 tables.tokens.insert().values(
                     token=_hash("token", secret),
@@ -372,19 +373,8 @@ class Accounts:
         connection.execute(tables.sessions.delete().where(tables.sessions.c.name == name))
         connection.execute(tables.tokens.delete().where(tables.tokens.c.name == name))
 
-    @contextmanager
-    def _change(self) -> Iterator[sa.Connection]:
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
-
     def _delete(self, table: sa.Table, where: sa.ColumnElement[bool]) -> None:
-        with self._change() as connection:
+        with transaction(self.engine) as connection:
             connection.execute(table.delete().where(where))
 
     def _rows(self, query: "sa.Select[Any]") -> list[dict[str, Any]]:
@@ -394,6 +384,10 @@ class Accounts:
 
 def _account(row: dict[str, Any]) -> Account:
     return Account(row["name"], Role(row["role"]), row["site"], row["active"], row["made_at"])
+
+
+def _tried(name: str) -> str:
+    return f"name {_hash('try', name).hex()}"
 
 
 def _hash(kind: str, secret: str) -> bytes:

@@ -29,7 +29,7 @@ from clinimeta.common.web.shell import Shell
 
 log = structlog.get_logger()
 
-COOKIE, LIFE_S, PATIENCE_S = "clinimeta-oidc", 600, 10.0
+COOKIE, LIFE_S, PATIENCE_S, MOST_FLOWS = "clinimeta-oidc", 600, 10.0, 1000
 ALGORITHMS = ("RS256", "ES256", "PS256", "EdDSA")
 
 
@@ -67,7 +67,8 @@ class Client:
         """The provider's address to send the browser to."""
         from authlib.common.security import generate_token
 
-        self.flows = {state: one for state, one in self.flows.items() if one[3] > now}
+        open_ones = [(state, one) for state, one in self.flows.items() if one[3] > now]
+        self.flows = dict(open_ones[-MOST_FLOWS:])
         state, nonce, verifier = (generate_token(48) for _ in range(3))
         self.flows[state] = (nonce, verifier, _hash(cookie), now + LIFE_S)
         url, _ = self._session().create_authorization_url(

@@ -22,6 +22,7 @@ from clinimeta.common.web.roles import May
 from clinimeta.common.web.shell import Shell
 from clinimeta.common.web.signing_in import add_signing_in
 from clinimeta.server import enrolment
+from clinimeta.server.audit import Actor
 from clinimeta.server.chronicle_tables import rounds
 from clinimeta.server.config import Home
 from clinimeta.server.console import (
@@ -133,7 +134,7 @@ def console_app(console: Console, *, tls: bool = False) -> FastAPI:
         who, _ = shell.require(request, May.READ)
         data = models.model_file(console, run, name)
         with console.database.change() as connection:
-            enrolment.record(connection, who.name, "exported", run, name)
+            enrolment.record(connection, Actor(who.name, who.role.value), "exported", run, name)
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type="application/octet-stream", headers=headers)
 

@@ -102,6 +102,19 @@ def test_an_address_that_tries_many_names_waits_too(accounts: Accounts) -> None:
     assert accounts.enter("ada", PASSWORD, "10.0.0.2") is not None
 
 
+def test_a_link_for_a_new_password_ends_the_waiting_and_no_one_hinders_another(accounts: Accounts) -> None:
+    made(accounts)
+    made(accounts, name="bob")
+    for _ in range(FREE_TRIES + 1):
+        with pytest.raises(UserError, match="old password is wrong"):
+            accounts.set_password("ada", "wrong password", "another long phrase")
+    with pytest.raises(UserError, match="too many"):
+        accounts.enter("ada", PASSWORD, "10.0.0.1")
+    accounts.set_password("bob", PASSWORD, "another long phrase")
+    accounts.use(accounts.link(Role.OPERATOR, name="ada"), "", "another long phrase")
+    assert accounts.enter("ada", "another long phrase", "10.0.0.1") is not None
+
+
 def test_waiting_survives_a_restart(accounts: Accounts, tmp_path: Path, clock: Clock) -> None:
     for _ in range(FREE_TRIES + 1):
         accounts.enter("ada", "wrong password", "10.0.0.1")

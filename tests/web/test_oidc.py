@@ -18,6 +18,7 @@ from joserfc.jwk import ECKey, KeySet
 from toy_console import PASSWORD, Console
 
 from clinimeta.common.errors import UserError
+from clinimeta.common.web import oidc
 from clinimeta.common.web.headers import guarded
 from clinimeta.common.web.oidc import COOKIE, Client, add_oidc, read_client
 from clinimeta.common.web.roles import Role
@@ -214,6 +215,13 @@ def test_a_flow_is_one_browsers_once_and_not_for_ever(door: Door) -> None:
     door.console.clock.pass_(minutes=11)
     assert late.get("/sign-in/oidc/back", params=back).status_code == 400
     assert late.get("/sign-in/oidc/back", params={"error": "access_denied"}).status_code == 403
+
+
+def test_sign_ins_that_nobody_finishes_do_not_pile_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc, "MOST_FLOWS", 3)
+    for _ in range(9):
+        door.browser().get("/sign-in/oidc")
+    assert len(door.client.flows) <= 4
 
 
 def test_an_account_with_a_password_is_not_taken_over(door: Door) -> None:
