@@ -205,8 +205,10 @@ def console(
     """
     from clinimeta.client.console.app import open_console, serve
     from clinimeta.common.logs import log_to_stderr
+    from clinimeta.common.web.headers import require_free
 
     found = open_console(home_of(home))
+    require_free("127.0.0.1", port)
     link = found.accounts.first_link()
     if link is not None:
         typer.echo("nobody can sign in yet; make the first account here, within the hour:")

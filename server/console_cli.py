@@ -57,12 +57,13 @@ def _serve(
     key: Path | None,
 ) -> None:
     from clinimeta.common.logs import log_to_stderr
-    from clinimeta.common.web.headers import require_safe_bind
+    from clinimeta.common.web.headers import require_free, require_safe_bind
     from clinimeta.server.console.app import open_console, serve
 
     if (certificate is None) != (key is None):
         raise UserError("TLS needs both", expected="--certificate and --key")
     require_safe_bind(host, certificate is not None)
+    require_free(host, port)
     console = open_console(home_of(home), studies)
     address = f"{'https' if certificate else 'http'}://{names[0] if names else host}:{port}"
     link = console.accounts.first_link()

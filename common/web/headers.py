@@ -1,5 +1,6 @@
 """What every answer of a console carries, and which requests get no further: an ASGI layer around the app."""
 
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +43,26 @@ def require_safe_bind(host: str, tls: bool) -> None:
             expected=", ".join(LOOPBACK),
             remedy="give --certificate and --key, or reach it through ssh: ssh -L 9446:127.0.0.1:9446 HUB",
         )
+
+
+def require_free(host: str, port: int) -> None:
+    """Do nothing, if the console can listen there.
+
+    Raises:
+        UserError: another program does, or there is no such address here.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                "the console cannot listen there",
+                where=f"{host}, port {port}",
+                found=error.strerror or type(error).__name__,
+                remedy="choose another with --port, or end what listens there (another console?)",
+            ) from None
 
 
 def guarded(inner: App, hosts: frozenset[str], tls: bool) -> App:

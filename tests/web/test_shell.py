@@ -2,13 +2,14 @@
 
 import logging
 import re
+import socket
 from pathlib import Path
 
 import pytest
 from toy_console import ACTIONS, PASSWORD, SCREENS, Console
 
 from clinimeta.common.errors import UserError
-from clinimeta.common.web.headers import HEADERS, LARGEST, require_safe_bind
+from clinimeta.common.web.headers import HEADERS, LARGEST, require_free, require_safe_bind
 from clinimeta.common.web.roles import PERMISSIONS, Role
 from clinimeta.common.web.shell import API
 
@@ -285,6 +286,22 @@ def test_without_tls_only_this_machine(host: str, tls: bool, good: bool) -> None
     else:
         with pytest.raises(UserError, match="without TLS"):
             require_safe_bind(host, tls)
+
+
+def test_a_port_that_is_taken_is_said_before_anything_else() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot listen there"):
+            require_free("127.0.0.1", taken.getsockname()[1])
+    require_free("127.0.0.1", taken_before_and_free())
+
+
+def taken_before_and_free() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
 
 
 def test_the_interface_is_published(console: Console) -> None:
