@@ -18,6 +18,7 @@ TEMPLATE = """\
 
 [coordinator]
 address = {address}  # HOST:PORT, the one outbound connection; HTTPS_PROXY and NO_PROXY count
+tell = true                    # the policy's digest and what is left of the budget, to the operator
 
 [data]                         # read here, and never sent
 kind = "csv"                   # or parquet, sql, fhir, omop: docs/sources.md
@@ -47,6 +48,7 @@ class Coordinator(Settings):
     """Whom the hospital talks to."""
 
     address: Annotated[str, MinLen(3)]
+    tell: bool = True
 
 
 class Local(Settings):
@@ -158,6 +160,21 @@ class Home:
     def approvals(self) -> Path:
         """What people here have decided about studies."""
         return self.state / "approvals"
+
+    @property
+    def policies(self) -> Path:
+        """Settings that were in force before, by their policy's digest: ledger records name it."""
+        return self.state / "policies"
+
+    @property
+    def changes(self) -> Path:
+        """What was changed through the console: who, when, why."""
+        return self.state / "changes.jsonl"
+
+    @property
+    def console(self) -> Path:
+        """Accounts and sessions of the hospital's console."""
+        return self.path / "console.sqlite"
 
     @property
     def former(self) -> Path:

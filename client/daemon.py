@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 
 import structlog
 from flwr.app import Context, Message
@@ -16,6 +17,7 @@ from clinimeta.client.hospital import Hospital, open_hospital
 from clinimeta.client.roster import refresh
 from clinimeta.client.rotation import settle
 from clinimeta.client.runner import answer_tasks
+from clinimeta.common.enrolment import Facts
 from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
 from clinimeta.common.health import Health
@@ -43,6 +45,15 @@ def supernode(home: Home) -> Child:
     return Child("supernode", command, environment, stop_s=10.0)
 
 
+def facts_of(hospital: Hospital) -> Facts:
+    """What is told of the hospital for the operator's screens."""
+    budget = hospital.site.budget
+    assert budget is not None, "a hospital's daemon has one"
+    limit = min(one.epsilon for one in (budget.lifetime(), budget.within) if one is not None)
+    software = f"clinimeta {version('clinimeta')}"
+    return Facts(software=software, policy=hospital.policy, budget_left=max(0.0, limit - budget.spent()))
+
+
 class Asking(threading.Thread):
     """Asks the coordinator how this hospital stands, and keeps what comes back: receipts, the roster."""
 
@@ -50,7 +61,7 @@ class Asking(threading.Thread):
         super().__init__(daemon=True)
         self._home, self._hospital, self._again = home, hospital, again
         self._ended, self._wait_s = threading.Event(), UNWELL_S
-        self._soon = threading.Event()
+        self._soon, self._tells = threading.Event(), home.settings().coordinator.tell
         self.approved, self.why = False, "the coordinator was not asked yet"
 
     def run(self) -> None:
@@ -75,7 +86,8 @@ class Asking(threading.Thread):
         self._soon.set()
 
     def _ask(self) -> None:
-        found, hospital = standing(self._home), self._hospital()
+        hospital = self._hospital()
+        found = standing(self._home, facts_of(hospital) if self._tells else None)
         self.approved, self.why = found.state == "approved", f"at the coordinator: {found.state}"
         key = bytes.fromhex(hospital.enrolment.coordinator_key)
         if found.receipt is not None and not hospital.ledger.receive(*found.receipt, key):

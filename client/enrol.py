@@ -12,7 +12,7 @@ import httpx
 
 from clinimeta.client.config import Home
 from clinimeta.client.keys import identity, node_key, public_pem
-from clinimeta.common.enrolment import Said, Wanted, prove
+from clinimeta.common.enrolment import Facts, Said, Wanted, prove
 from clinimeta.common.errors import UserError
 from clinimeta.common.files import write_atomically
 from clinimeta.common.receipts import Checkpoint
@@ -97,13 +97,13 @@ class Standing:
     receipt: tuple[Checkpoint, bytes] | None
 
 
-def standing(home: Home) -> Standing:
-    """Ask the coordinator.
+def standing(home: Home, facts: Facts | None = None) -> Standing:
+    """Ask the coordinator, and tell it these facts.
 
     Raises:
         UserError: the coordinator cannot be reached, or does not know the hospital's key.
     """
-    found = _say(home, "status")
+    found = _say(home, "status", facts.model_dump_json() if facts else "")
     theirs = datetime.fromisoformat(found["time"])
     receipt = None
     if "receipt" in found:
@@ -133,10 +133,12 @@ def fetch_roster(home: Home) -> bytes | None:
     return reply.content if reply.status_code == 200 else None
 
 
-def _say(home: Home, what: Literal["status", "started"]) -> dict[str, str]:
+def _say(home: Home, what: Literal["status", "started"], facts: str = "") -> dict[str, str]:
     own = identity(home, "")
-    said = Said(what, own.public, datetime.now(UTC).isoformat())
+    said = Said(what, own.public, datetime.now(UTC).isoformat(), facts)
     body = {"identity_key": own.public.hex(), "at": said.at, "proof": own.sign(said.message).hex()}
+    if facts:
+        body["facts"] = facts
     return _post(home, home.settings().coordinator.address, what, body)
 
 

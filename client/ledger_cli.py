@@ -10,6 +10,8 @@ from clinimeta.client.home_option import HERE, HomeOption, Json, home_of
 from clinimeta.common.errors import UserError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from clinimeta.client.config import Home
     from clinimeta.client.ledger import Entry
     from clinimeta.client.ledger_check import Findings
@@ -80,26 +82,34 @@ def write_certificate(
     """
     from datetime import UTC, datetime
 
+    from clinimeta.common.files import write_atomically
+
+    write_atomically(out, certificate_of(home_of(home), receipts, datetime.now(UTC)).encode())
+    typer.echo(str(out))
+
+
+def certificate_of(home: "Home", receipts: Path | None, at: "datetime") -> str:
+    """The page for the data-protection officer (HTML).
+
+    Raises:
+        LedgerFileError: there is no ledger, or it cannot be read.
+    """
     from clinimeta.client.certificate import Subject, certificate
     from clinimeta.client.enrol import Enrolment
     from clinimeta.client.hospital import policy_digest, policy_of
     from clinimeta.client.keys import identity
     from clinimeta.client.ledger_check import read
-    from clinimeta.common.files import write_atomically
     from clinimeta.common.secagg.identity import fingerprint
 
-    found = home_of(home)
-    enrolment = Enrolment.of(found)
+    enrolment = Enrolment.of(home)
     subject = Subject(
         enrolment.site,
-        fingerprint(identity(found, enrolment.site).public),
+        fingerprint(identity(home, enrolment.site).public),
         enrolment.coordinator,
-        policy_digest(policy_of(found)),
+        policy_digest(policy_of(home)),
     )
-    records, _ = read(found.ledger)
-    page = certificate(subject, records, _findings(found, receipts), datetime.now(UTC))
-    write_atomically(out, page.encode())
-    typer.echo(str(out))
+    records, _ = read(home.ledger)
+    return certificate(subject, records, _findings(home, receipts), at)
 
 
 def entries_of(home: "Home") -> "list[tuple[int, Entry]]":

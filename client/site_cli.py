@@ -194,6 +194,28 @@ app.add_typer(ledger_cli.app, name="ledger")
 
 
 @app.command()
+def console(
+    home: HomeOption = HERE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 9546,
+) -> None:
+    """Serve the hospital's console, on this machine only, until Ctrl-C. The first start prints a link.
+
+    Example:
+        clinimeta site console --home site
+    """
+    from clinimeta.client.console.app import open_console, serve
+    from clinimeta.common.logs import log_to_stderr
+
+    found = open_console(home_of(home))
+    link = found.accounts.first_link()
+    if link is not None:
+        typer.echo("nobody can sign in yet; make the first account here, within the hour:")
+    typer.echo(f"http://127.0.0.1:{port}/{f'link/{link}' if link else ''}")
+    log_to_stderr()
+    serve(found, port)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of site.toml, for editors and for checks before a roll-out.
 

@@ -3,11 +3,12 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from clinimeta.common.secagg.identity import Identity, is_signed
 
@@ -35,17 +36,32 @@ class Wanted:
 class Said:
     """What a known hospital says: `status` asks how it stands, `started` tells of its SuperNode's start.
 
-    `at` is its clock (ISO 8601, UTC).
+    `at` is its clock (ISO 8601, UTC). `facts` is what it tells of itself (`Facts`, as JSON), or empty.
     """
 
     what: Literal["status", "started"]
     identity_key: bytes
     at: str
+    facts: str = ""
 
     @property
     def message(self) -> bytes:
         """What the hospital's key signs."""
-        return _SAID + f"{self.what} {self.at} ".encode() + self.identity_key
+        return _SAID + f"{self.what} {self.at} {self.facts}\0".encode() + self.identity_key
+
+
+class Facts(BaseModel):
+    """What a hospital tells of itself for the operator's screens; nothing of any patient.
+
+    `policy` is the digest of the policy in force, `budget_left` the epsilon that all studies together may
+    still spend on one patient here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    software: Annotated[str, StringConstraints(max_length=200)]
+    policy: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    budget_left: Annotated[float, Field(ge=0)]
 
 
 def prove(wanted: Wanted, node: ec.EllipticCurvePrivateKey, identity: Identity) -> tuple[bytes, bytes]:

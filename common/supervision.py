@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,10 +37,21 @@ class _Running:
 
 
 class Supervisor:
-    """Children that are started again when they end, ever later while they keep ending early."""
+    """Children that are started again when they end, ever later while they keep ending early.
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    `ended` hears of each that does: its name, its exit status (minus the signal that ended it) and how many
+    seconds it had run.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        ended: Callable[[str, int, float], None] = lambda _name, _status, _lived_s: None,
+    ) -> None:
+        self._ended = ended
         self._running = {child.name: _Running(child) for child in children}
+        self.ends = {child.name: 0 for child in children}
+        """How often each has ended by itself."""
 
     def pids(self) -> dict[str, int]:
         """Name -> pid of those that run now."""
@@ -53,6 +64,7 @@ class Supervisor:
         for one in self._running.values():
             if one.process is not None and one.process.poll() is not None:
                 lived = now - one.started
+                self.ends[one.child.name] += 1
                 one.failures = 0 if lived > STEADY_S else one.failures + 1
                 wait = min(LONGEST_WAIT_S, 2.0 ** (one.failures - 2)) if one.failures > 1 else 0.0
                 log.warning(
@@ -62,6 +74,7 @@ class Supervisor:
                     lived_s=round(lived, 1),
                     wait_s=wait,
                 )
+                self._ended(one.child.name, one.process.returncode, lived)
                 one.process, one.again_at = None, now + wait
             if one.process is None and now >= one.again_at:
                 one.process = _start(one.child)

@@ -11,7 +11,7 @@ import structlog
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from clinimeta.common.errors import QuorumError, StudyError
+from clinimeta.common.errors import ClinimetaError, QuorumError, StudyError
 from clinimeta.common.params import norm
 from clinimeta.common.records import Introduction
 from clinimeta.common.secagg.identity import Roster
@@ -22,6 +22,15 @@ from clinimeta.server.cohort import sample_cohort
 from clinimeta.server.flow import Nonce, Round, calibration_round, meta_round
 from clinimeta.server.gate import Gate
 from clinimeta.server.link import Clock, Link, Traffic, WallClock, quorum_of
+from clinimeta.server.observing import (
+    QUIET,
+    Ended,
+    Judged,
+    Observer,
+    RoundBegun,
+    RoundEnded,
+    TrainingBegun,
+)
 from clinimeta.server.protected import MaskedRounds, quantised_round
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary, TrainingState, begin
@@ -44,6 +53,7 @@ class Job:
     every round. `roster` has the sites' keys, for secure aggregation.
     `noise_seed` is for simulations, whose noise must repeat itself. `masked_as` is another name than `name`
     for secure aggregation, whose sites answer once under a name: each start of a training needs its own.
+    `observer` hears of all that happens meanwhile.
     """
 
     name: str
@@ -57,6 +67,7 @@ class Job:
     roster: Roster | None = None
     noise_seed: bytes | None = None
     masked_as: str = ""
+    observer: Observer = QUIET
 
 
 @dataclass(slots=True)
@@ -163,6 +174,7 @@ class OverTheGrid:
                 self.job.training.attempts,
                 self.nonce,
                 drawn=0 < self.job.training.cohort_size < len(self.sites),
+                observer=self.job.observer,
             )
         return self.masked
 
@@ -185,7 +197,13 @@ def server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
-        link = Link(grid, clock or WallClock(), deadline_s=job.training.deadline_s, poll_s=poll_s)
+        link = Link(
+            grid,
+            clock or WallClock(),
+            deadline_s=job.training.deadline_s,
+            poll_s=poll_s,
+            observer=job.observer,
+        )
         outcome.introductions = link.introduce(nonce, expected=job.sites)
         conduct(job, outcome, OverTheGrid(job, link, nonce))
 
@@ -194,7 +212,11 @@ def server_app(
 
 def conduct(job: Job, outcome: Outcome, hospitals: Hospitals) -> None:
     """The whole of a job: all rounds that are still to do, then the temperatures."""
-    outcome.state = train(job, hospitals)
+    try:
+        outcome.state = train(job, hospitals)
+    except ClinimetaError as error:
+        job.observer.tell(Ended(error))
+        raise
     if job.calibrate and not job.plan.protection.in_whole_numbers:  # each hospital's losses would be seen
         outcome.temperatures = hospitals.temperatures(job.calibrate, outcome.state.params)
 
@@ -215,9 +237,11 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
     if state is None:
         state = begin(job.plan.learner(), optimizer, job.plan.seed, subspace)
     job.run_dir.forget_rounds_after(job.name, state.round)
+    job.observer.tell(TrainingBegun(job.name, job.masked_as or job.name, job.plan, state.round))
     while state.round < job.training.rounds:
         started, before = time.monotonic(), (hospitals.traffic.down, hospitals.traffic.up)
         cohort = _cohort(job, hospitals, state.round + 1)
+        job.observer.tell(RoundBegun(state.round + 1, cohort))
         done = _ask(job, hospitals, gate, state, cohort)
         gradient = done.aggregate.gradient
         state, why = gate.judge(state, done.aggregate.metrics)
@@ -254,6 +278,7 @@ def train(job: Job, hospitals: Hospitals) -> TrainingState:
         )
         _log(summary, done, undone)
         job.run_dir.append_round(summary)  # before the checkpoint: a resumed run drops it, never misses it
+        job.observer.tell(RoundEnded(summary))  # likewise
         job.run_dir.checkpoint(job.name, state, digest)
         job.notify(summary)
     return state
@@ -289,13 +314,16 @@ def _ask(job: Job, hospitals: Hospitals, gate: Gate, state: TrainingState, cohor
     Where too few are usable because the parameters are bad, and the gate can undo the step that led to them,
     that is a round without answers.
     """
+    number = state.round + 1
     try:
-        return hospitals.meta_gradient(state.round + 1, state.params, cohort)
+        done = hospitals.meta_gradient(number, state.params, cohort)
     except QuorumError as error:
         numbers = sum(blames_parameters(reason) for reason in error.missing.values())
         if not gate.pending(state) or error.accepted + numbers < quorum(job, len(cohort)):
             raise
-        return Round(Aggregate(None, 0.0, {}, (), error.missing), silent=())
+        done = Round(Aggregate(None, 0.0, {}, (), error.missing), silent=())
+    job.observer.tell(Judged(number, done))
+    return done
 
 
 def limits(job: Job) -> Limits:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinimeta.common.errors import UserError
+from clinimeta.server import audit_cli
 from clinimeta.server.cli_parts import HERE, HomeOption, Json, home_of, opened, table, who
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+app.command()(audit_cli.events)
+app.command()(audit_cli.invitations)
 _HOST = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
 ReadyIn = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for it to be ready.")]
 Background = Annotated[

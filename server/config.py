@@ -163,6 +163,16 @@ class Home:
         return self.path / "experiments"
 
     @property
+    def console_settings(self) -> Path:
+        """How people sign in to the console through their organisation's provider; need not be there."""
+        return self.path / "console.toml"
+
+    @property
+    def console(self) -> Path:
+        """Accounts and sessions of the operator's console."""
+        return self.path / "console.sqlite"
+
+    @property
     def lock(self) -> Path:
         """Held while the coordinator runs; holds its pid."""
         return self.path / "coordinator.pid"

@@ -4,7 +4,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from clinimeta.common.private_files import make_private_folder, read_secret, wri
 from clinimeta.common.running import only_one
 from clinimeta.common.settings import quoted
 from clinimeta.common.supervision import Child, Supervisor, keep_loopback_direct, notify_ready
-from clinimeta.server import pki
+from clinimeta.server import failures, pki
 from clinimeta.server.config import TEMPLATE, Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
 from clinimeta.server.experiments import LITTLE_MIB, NO_ROOM, has_room
 from clinimeta.server.launcher import Launcher
+from clinimeta.server.telemetry import Telemetry
 
 log = structlog.get_logger()
 
@@ -85,6 +86,15 @@ def children(home: Home, workers: int) -> list[Child]:
     return [link, *loops]
 
 
+def _ended(database: Database) -> Callable[[str, int, float], None]:
+    def note(process: str, status: int, lived_s: float) -> None:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        what = f"the process {how} after {lived_s:.0f} s; it is started again"
+        failures.failed(database, process, what)
+
+    return note
+
+
 def run(home: Home) -> None:
     """The daemon, until SIGTERM.
 
@@ -101,8 +111,9 @@ def run(home: Home) -> None:
     with only_one(home.lock):
         database = Database.open(home.database)
         launcher = Launcher(database)
-        supervisor = Supervisor(children(home, settings.rounds.workers))
+        supervisor = Supervisor(children(home, settings.rounds.workers), _ended(database))
         health = Health(settings.health.port)
+        health.registry.register(Telemetry(home, database, supervisor.ends))
         health.start()
         try:
             while not stopping.is_set():
@@ -126,6 +137,9 @@ def run(home: Home) -> None:
                         notify_ready()
                         log.info("ready", address=f"{settings.public.host}:{settings.public.port}")
                 stopping.wait(TICK_S)
+        except Exception as error:
+            failures.told(database, "daemon", error)
+            raise
         finally:
             notify_ready("STOPPING=1")
             supervisor.stop()

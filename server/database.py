@@ -9,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
 from clinimeta.common.errors import UserError
@@ -28,6 +30,7 @@ sites = sa.Table(
     sa.Column("software", sa.String(200), nullable=False, default=""),
     sa.Column("enrolled_at", sa.String(40), nullable=False),
     sa.Column("decided_at", sa.String(40)),
+    sa.Index("sites_by_state", "state"),
 )
 """One row a hospital. A revoked one stays, so that its keys cannot come back under another name."""
 
@@ -60,6 +63,9 @@ experiments = sa.Table(
     sa.Column("rounds", sa.Integer, nullable=False, default=0),
     sa.Column("made_at", sa.String(40), nullable=False),
     sa.Column("changed_at", sa.String(40), nullable=False),
+    sa.Index("experiments_by_time", "made_at"),
+    sa.Index("experiments_by_state", "state", "made_at"),
+    sa.Index("experiments_by_study", "study", "made_at"),
 )
 """One row an experiment: what is wanted of it, and how it is."""
 
@@ -84,8 +90,11 @@ events = sa.Table(
     sa.Column("what", sa.String(40), nullable=False),
     sa.Column("about", sa.String(200), nullable=False),
     sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("role", sa.String(20), nullable=False, server_default=""),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("hash", sa.LargeBinary, nullable=False, server_default=sa.text("x''")),  # SHA-256, in a chain
 )
-"""Who did what to which hospital or experiment, and when (UTC)."""
+"""Who did what to which hospital or experiment, and when (UTC); `enrolment.record` alone writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +115,12 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         try:
-            with engine.begin() as connection:
+            with engine.connect() as connection:
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                if _version(connection) != ScriptDirectory.from_config(config).get_current_head():
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process upgrades, others wait for it
+                    command.upgrade(config, "head")
+                    connection.commit()
         except Exception as error:
             raise UserError(
                 "the coordinator's database cannot be used",
@@ -135,6 +147,11 @@ class Database:
         """What a query finds."""
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _version(connection: sa.Connection) -> str | None:
+    found: str | None = MigrationContext.configure(connection).get_current_revision()
+    return found
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from clinimeta.common.errors import UserError, nearest
-from clinimeta.server.database import Database, checkpoints, events, invitations, sites
+from clinimeta.server import audit
+from clinimeta.server.audit import Actor, By
+from clinimeta.server.database import Database, checkpoints, invitations, sites
 
 TOKEN_BYTES = 32
 LONGEST_LIFE = timedelta(days=30)
@@ -47,7 +49,7 @@ def invite(
     database: Database,
     site: str,
     life: timedelta,
-    who: str,
+    who: By,
     *,
     automatic: bool = False,
     purpose: str = "enrol",
@@ -153,7 +155,7 @@ def enrol(database: Database, token: str, keys: Keys, software: str) -> Site:
     return found
 
 
-def approve(database: Database, site: str, who: str) -> None:
+def approve(database: Database, site: str, who: By) -> None:
     """Let a hospital that waits take part.
 
     Raises:
@@ -171,7 +173,7 @@ def approve(database: Database, site: str, who: str) -> None:
         record(connection, who, "approved", site)
 
 
-def revoke(database: Database, site: str, who: str, reason: str) -> None:
+def revoke(database: Database, site: str, who: By, reason: str = "") -> None:
     """Let a hospital take part no longer; its keys are refused from now on.
 
     Raises:
@@ -217,11 +219,17 @@ def set_node(database: Database, site: str, node_id: int | None) -> None:
         connection.execute(sites.update().where(sites.c.name == site).values(node_id=value))
 
 
-def record(connection: sa.Connection, who: str, what: str, about: str, detail: str = "") -> None:
-    """One more event."""
-    connection.execute(
-        events.insert().values(at=now().isoformat(), who=who, what=what, about=about, detail=detail)
-    )
+def record(connection: sa.Connection, who: By, what: str, about: str, detail: str = "") -> None:
+    """One more event; the one place that writes any. Call it within `Database.change`.
+
+    A name alone is a hospital's where it is what the event is about, and an operator's else; what a token has
+    allowed in advance is done by the invitation.
+    """
+    if isinstance(who, str):
+        role = {about: "hospital", "the invitation": "invitation"}.get(who, "operator")
+        who = Actor(who, role)
+    event = {"at": now().isoformat(), "who": who.name, "what": what, "about": about, "detail": detail}
+    audit.append(connection, {**event, "role": who.role, "reason": who.reason})
 
 
 def _may(purpose: str, found: Site | None) -> bool:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from clinimeta.common.enrolment import Facts as Told
 from clinimeta.common.enrolment import Said, Wanted, is_said, proves
 from clinimeta.common.errors import UserError
 from clinimeta.common.private_files import read_secret
@@ -16,6 +17,7 @@ from clinimeta.common.secagg.identity import Identity
 from clinimeta.server import enrolment
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
+from clinimeta.server.sightings import Facts, Lookout
 from clinimeta.server.witness import newest
 
 _NOBODY = (
@@ -46,6 +48,7 @@ class SaidBody(_Body):
     identity_key: Short
     at: Short
     proof: Short
+    facts: Short = ""
 
 
 def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
@@ -58,6 +61,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     database = Database.open(home.database)
     settings = home.settings()
     own = Identity(settings.name, read_secret(home.identity_key))
+    lookout = Lookout(database)
 
     @app.exception_handler(RequestValidationError)
     def unreadable(_request: Request, _why: RequestValidationError) -> JSONResponse:
@@ -99,7 +103,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     def said_by(what: Literal["status", "started"], body: SaidBody) -> enrolment.Site | None:
         """Who says so; None where it is nobody that is known, or not said just now."""
         try:
-            said = Said(what, bytes.fromhex(body.identity_key), body.at)
+            said = Said(what, bytes.fromhex(body.identity_key), body.at, body.facts)
             if not is_said(said, bytes.fromhex(body.proof), enrolment.now()):
                 return None
         except (ValueError, TypeError):
@@ -111,6 +115,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
     def status(body: SaidBody) -> JSONResponse:
         if (site := said_by("status", body)) is None:
             return _error(_NOBODY, 403)
+        lookout.saw(site.name, _facts(site.state, body.facts))
         registered = site.state != "approved" or site.node_id is not None
         state = site.state if registered else "waiting"
         found = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}
@@ -129,6 +134,18 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
         return JSONResponse({})
 
     return app
+
+
+def _facts(state: str, told: str) -> Facts:
+    """What a hospital tells of itself, as far as it can be read."""
+    try:
+        found = Told.model_validate_json(told) if told else None
+    except ValueError:
+        found = None
+    if found is None:
+        return Facts(state)
+    software = "".join(sign for sign in found.software if sign.isprintable())
+    return Facts(state, software, policy=found.policy, budget_left=found.budget_left)
 
 
 def ca_digest(certificate: bytes) -> str:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from clinimeta.common.errors import UserError, nearest
 from clinimeta.common.roster_file import SignedRoster
 from clinimeta.server import enrolment
+from clinimeta.server.audit import By
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database, experiments
 
@@ -50,7 +51,7 @@ class Experiment:
     changed_at: str
 
 
-def start(home: Home, database: Database, study: "Study", participants: list[str], who: str) -> Experiment:
+def start(home: Home, database: Database, study: "Study", participants: list[str], who: By) -> Experiment:
     """A new experiment over these hospitals, queued.
 
     Raises:
@@ -125,7 +126,7 @@ def _require_roster(home: Home, participants: list[str]) -> None:
     )
 
 
-def want(database: Database, experiment: str, wanted: str, who: str) -> Experiment:
+def want(database: Database, experiment: str, wanted: str, who: By) -> Experiment:
     """Say that an experiment should run, or stop.
 
     Raises:

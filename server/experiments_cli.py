@@ -5,12 +5,18 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinimeta.common.errors import UserError
 from clinimeta.server.cli_parts import HERE, HomeOption, Json, opened, table, who
+
+if TYPE_CHECKING:
+    from clinimeta.server.trackers import Run
 
 
 def stop(
@@ -88,21 +94,71 @@ def show(
         typer.echo(line)
 
 
+class To(StrEnum):
+    """Where an export goes."""
+
+    FOLDER = "folder"
+    MLFLOW = "mlflow"
+    TENSORBOARD = "tensorboard"
+
+
 def export(
-    experiment: Annotated[str, typer.Argument(help="A finished one, as `clinimeta list` shows it.")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    experiment: Annotated[
+        str,
+        typer.Argument(help="As `clinimeta list` shows it; to a tracker also a run directory of `simulate`."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder: the model's, or TensorBoard's.")
+    ] = None,
+    to: Annotated[
+        To, typer.Option("--to", help="folder: the model with its card. mlflow, tensorboard: the curves.")
+    ] = To.FOLDER,
+    uri: Annotated[
+        str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", help="Of MLflow: a server or a folder.")
+    ] = "",
     home: HomeOption = HERE,
 ) -> None:
-    """Write what came out of an experiment: the model (safetensors), a manifest and a model card.
+    """Write what came out of an experiment: model, manifest and model card; or its curves for a tracker.
 
-    Example:
+    Examples:
         clinimeta export heart-disease-1a2b3c --out model
+
+        clinimeta export runs/default --to tensorboard --out logs
+
+        clinimeta export heart-disease-1a2b3c --to mlflow --uri http://localhost:5000
     """
     from clinimeta.server.export import export as export_to
 
+    if (out is None) != (to == To.MLFLOW):
+        raise UserError(
+            "the folder to write is missing" if out is None else "MLflow takes no --out",
+            remedy="give --out FOLDER" if out is None else "give --uri instead",
+        )
+    if to == To.FOLDER:
+        found, database = opened(home)
+        assert out is not None
+        for path in export_to(found, database, experiment, out):
+            typer.echo(str(path))
+        return
+    from clinimeta.server.trackers import Run, to_mlflow, to_tensorboard
+
+    is_folder = (Path(experiment) / "study.toml").is_file()
+    run = Run.in_folder(Path(experiment)) if is_folder else _run_of(home, experiment)
+    count = to_mlflow(run, uri) if out is None else to_tensorboard(run, out)
+    typer.echo(f"{count} numbers of {run.name} for {to.value}")
+    if out is not None:
+        typer.echo(f"next: tensorboard --logdir {out}")
+
+
+def _run_of(home: Path, experiment: str) -> "Run":
+    from clinimeta.server import experiments
+    from clinimeta.server.store import RunDir
+    from clinimeta.server.trackers import Run
+
     found, database = opened(home)
-    for path in export_to(found, database, experiment, out):
-        typer.echo(str(path))
+    known = experiments.find(database, experiment)
+    began = datetime.fromisoformat(known.made_at)
+    return Run(known.id, began, RunDir.open(found.experiments / known.id))
 
 
 def start(home: Path, study: Any, sites: Sequence[str]) -> str:

@@ -42,6 +42,21 @@ def export(home: Home, database: Database, name: str, out: Path) -> list[Path]:
     Raises:
         UserError: the experiment is not finished, or the folder is not new.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("the output folder is not empty", where=str(out), remedy="choose another")
+    files = packed(home, database, name)
+    out.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (out / file).write_bytes(content)
+    return [out / file for file in files]
+
+
+def packed(home: Home, database: Database, name: str) -> dict[str, bytes]:
+    """Model, manifest and model card of an experiment, by file name.
+
+    Raises:
+        UserError: it is not finished.
+    """
     found = experiments.find(database, name)
     if found.state != "finished":
         raise UserError(
@@ -49,23 +64,17 @@ def export(home: Home, database: Database, name: str, out: Path) -> list[Path]:
             found=f"{name}: {found.state}",
             remedy=f"wait for it: clinimeta show {name}",
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("the output folder is not empty", where=str(out), remedy="choose another")
     run_dir = RunDir.open(home.experiments / name)
     study = read_study(run_dir.study_toml(), str(run_dir.path / "study.toml"))
     model = read_model(run_dir.path)
     data = model.to_bytes()
     manifest = {**run_dir.manifest(), "model_sha256": hashlib.sha256(data).hexdigest()}
     card = model_card(study, model, manifest, run_dir.rounds())
-    out.mkdir(parents=True, exist_ok=True)
-    files = {
+    return {
         MODEL: data,
         MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(),
         CARD: card.encode(),
     }
-    for file, content in files.items():
-        (out / file).write_bytes(content)
-    return [out / file for file in files]
 
 
 def model_card(

@@ -21,8 +21,10 @@ from clinimeta.common.flower_records import MESSAGE_TYPES, checkpoint_of, envelo
 from clinimeta.common.receipts import Checkpoint
 from clinimeta.common.records import Introduction, IntroductionOrder, Order, Reply
 from clinimeta.server.flow import Failure, Flow, Nonce, Orders, Replies
+from clinimeta.server.observing import QUIET, Arrived, Asked, Observer, Silent
 
 R = TypeVar("R")
+V = TypeVar("V")
 log = structlog.get_logger()
 
 AWAY = ErrorCode.NODE_UNAVAILABLE
@@ -78,7 +80,8 @@ class Link:
 
     Where `enrolled` says who takes part, each answer must be signed by the hospital that was asked, and a
     hospital is asked whether it is there at the moment or not; `witness` hears of the checkpoints of their
-    ledgers. Else (in a simulation) nodes say who they are.
+    ledgers, `observer` of all that is asked of sites with names, and answered. Else (in a simulation) nodes
+    say who they are.
     """
 
     def __init__(
@@ -90,13 +93,14 @@ class Link:
         poll_s: float,
         enrolled: Mapping[str, Enrolled] | None = None,
         witness: Callable[[str, Checkpoint], None] = lambda _site, _checkpoint: None,
+        observer: Observer = QUIET,
     ) -> None:
         self._grid, self._clock = grid, clock
         self._deadline_s, self._poll_s = deadline_s, poll_s
         self._nodes: dict[str, int] = {site: one.node for site, one in (enrolled or {}).items()}
         self._keys = None if enrolled is None else {one.node: one.key for one in enrolled.values()}
         self._names = {node: site for site, node in self._nodes.items()}
-        self._witness = witness
+        self._witness, self._observer = witness, observer
         self.traffic = Traffic()
 
     @property
@@ -127,6 +131,7 @@ class Link:
             if len(claimants) > 1:
                 log.warning("one name, several nodes: left out", site=site, nodes=len(claimants))
         self._nodes = {site: claimants[0] for site, claimants in claims.items() if len(claimants) == 1}
+        self._names = {node: site for site, node in self._nodes.items()}
         return {site: known[site] for site in self.sites}
 
     def _introduce_enrolled(self, nonce: Nonce) -> dict[str, Introduction]:
@@ -176,6 +181,7 @@ class Link:
         lost: set[int] = set()
         look_at = self._clock.now() + LOOK_S
         while open_nodes:
+            new: dict[int, int] = {}
             for message in self._pull([key for key, node in waiting.items() if node in open_nodes]):
                 # Errors come from the SuperLink's own node id, so a reply is known by what it replies to.
                 node = waiting.pop(message.metadata.reply_to_message_id, None)
@@ -185,8 +191,14 @@ class Link:
                     lost.add(node)
                     waiting |= self._push({node: orders[node]}, end)
                     continue
+                before_it = self.traffic.up
                 replies[node] = self._read(message, node)
+                new[node] = self.traffic.up - before_it
                 open_nodes.discard(node)
+            if new:
+                asked = self._by_name({node: orders[node] for node in new})
+                said = self._by_name({node: replies[node] for node in new})
+                self._observer.tell(Arrived(asked, said, self._by_name(new)))
             now = self._clock.now()
             if not open_nodes or now >= end:
                 break
@@ -197,7 +209,13 @@ class Link:
                     log.info("asked again: started anew", sites=[self._names[node] for node in back])
                     waiting |= self._push({node: orders[node] for node in back}, end)
             self._clock.sleep(min(self._poll_s, end - now))
+        if silent := {node: order for node, order in orders.items() if node not in replies}:
+            self._observer.tell(Silent(self._by_name(silent)))
         return replies
+
+    def _by_name(self, values: Mapping[int, V]) -> dict[str, V]:
+        """Site -> value, of nodes whose names are known."""
+        return {self._names[node]: value for node, value in values.items() if node in self._names}
 
     def _active(self) -> dict[int, str]:
         """Node -> since when it is there; of enrolled hospitals only."""
@@ -216,7 +234,10 @@ class Link:
             )
             for node, order in orders.items()
         ]
-        self.traffic.down += sum(envelope_of(message.content).size for message in messages)
+        sizes = [envelope_of(message.content).size for message in messages]
+        self.traffic.down += sum(sizes)
+        down = self._by_name(dict(zip(orders, sizes, strict=True)))
+        self._observer.tell(Asked(self._by_name(orders), down))
         # A node that has left gets no id, or none at all in its place; the message itself knows its own.
         pushed = {message_id for message_id in self._grid.push_messages(messages) if message_id}
         return {

@@ -20,6 +20,7 @@ from clinimeta.common.plan import Plan
 from clinimeta.common.privacy.discrete_gaussian import discrete_gaussian
 from clinimeta.common.privacy.noise import noise_key
 from clinimeta.common.records import (
+    REFUSALS,
     Masking,
     MaskingOrder,
     MetaGradient,
@@ -34,11 +35,13 @@ from clinimeta.common.secagg.identity import Roster
 from clinimeta.common.secagg.messages import AdvertRequest, Answer, MaskedRequest, Refusal
 from clinimeta.common.secagg.protocol import Replies as Answers
 from clinimeta.common.secagg.protocol import Rounds, Trip
+from clinimeta.common.secagg.refusal import CODES
 from clinimeta.common.secagg.ring import Contribution, Ring
 from clinimeta.common.secagg.terms import Terms
 from clinimeta.common.typing import Params
 from clinimeta.server.aggregation import Aggregate, Limits, check
 from clinimeta.server.flow import NOT_AN_ANSWER, Failure, Flow, Nonce, Replies, Round, ask_until, why_not
+from clinimeta.server.observing import QUIET, AttemptEnded, Observer, TripBegun, TripEnded
 
 SUITE = 1
 SPARSE_FROM, DEGREE = 257, 134
@@ -192,6 +195,7 @@ class MaskedRounds:
     attempts: int
     nonce: Nonce
     drawn: bool = False
+    observer: Observer = QUIET
     _params: Params = field(default_factory=dict)
     _talk: Generator[Trip, Answers, None] | None = None
     _trip: Trip = field(default_factory=dict)
@@ -227,7 +231,7 @@ class MaskedRounds:
         if self._talk is None or alone:
             numbers = [number] if alone else range(number, self.last + 1)
             terms = self._terms(self._params, cohort)
-            rounds = Rounds(numbers, terms, self._digest, self._finished, self.attempts)
+            rounds = Rounds(numbers, terms, self._digest, self._finished, self.attempts, self._failed)
             self._talk = protocol.many_rounds(rounds, self.roster, self.today, sorted(cohort))
             self._trip = next(self._talk)
         try:
@@ -272,6 +276,10 @@ class MaskedRounds:
 
     def _finished(self, number: int, outcome: Outcome) -> None:
         self._done[number] = outcome
+        self.observer.tell(AttemptEnded(number, outcome))
+
+    def _failed(self, number: int, error: AttemptError) -> None:
+        self.observer.tell(AttemptEnded(number, error))
 
     def _ask(self, number: int, trip: Trip) -> Flow[Answers]:
         orders = {}
@@ -286,7 +294,9 @@ class MaskedRounds:
                 tuple(messages.to_bytes(request) for request in requests),
                 self._params if trains else {},
             )
+        self.observer.tell(TripBegun(trip))
         replies: Replies = yield orders
+        self.observer.tell(TripEnded(trip))
         return {site: read_answers(replies[site], orders[site], site) for site in orders if site in replies}
 
 
@@ -310,4 +320,6 @@ def _read_answer(site: str, phase: str, data: bytes) -> Answer | Refusal:
         return Refusal(site, phase, "unreadable", "an answer that cannot be read")
     if isinstance(answer, messages.Request):
         return Refusal(site, phase, "unreadable", "a request in an answer's place")
+    if isinstance(answer, Refusal) and answer.code not in CODES and answer.code not in REFUSALS:
+        return Refusal(site, phase, "unknown", "a reason that this version does not know")  # words of its own
     return answer

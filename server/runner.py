@@ -29,14 +29,16 @@ from clinimeta.common.secagg.identity import Identity, Roster
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.supervision import die_with_parent
 from clinimeta.common.trained_model import TrainedModel
-from clinimeta.server import enrolment, experiments
+from clinimeta.server import enrolment, experiments, failures
 from clinimeta.server.app import Job, Outcome, OverTheGrid, conduct, fresh_nonce
+from clinimeta.server.chronicle import Chronicle
 from clinimeta.server.config import Home
 from clinimeta.server.control import Control
 from clinimeta.server.database import Database
 from clinimeta.server.experiments import NO_ROOM
 from clinimeta.server.grid import PatientGrid
 from clinimeta.server.link import Enrolled, Link, WallClock
+from clinimeta.server.sightings import Lookout, introduced
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import RoundSummary
 from clinimeta.server.witness import witness
@@ -74,6 +76,7 @@ def work(home: Home, worker: str) -> None:
             log.info("an experiment was stopped")
         except Exception as error:
             log.error("a run ended early", error=type(error).__name__, text=str(error))
+            failures.told(database, f"round-loop-{worker}", error)
 
 
 def let_go(home: Home, database: Database, worker: str) -> None:
@@ -103,7 +106,9 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         for site in found.participants
         if site in keys
     }
+    chronicle, lookout = Chronicle(database, name), Lookout(database)
     job = job_of(study, name, run_dir, len(enrolled), _on_round(database, name), roster_of(home))
+    job = replace(job, observer=chronicle)
     own = Identity(home.settings().name, read_secret(home.identity_key))
 
     def hear(site: str, made: Checkpoint) -> None:
@@ -116,6 +121,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         poll_s=poll_s,
         enrolled=enrolled,
         witness=hear,
+        observer=chronicle,
     )
     outcome = Outcome()
     while True:
@@ -123,6 +129,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
         try:
             experiments.update(database, name, state="running", detail="")
             outcome.introductions = link.introduce(fresh_nonce)
+            introduced(lookout, outcome.introductions)
             attempt = replace(job, masked_as=f"{name} {secrets.token_hex(4)}")
             conduct(attempt, outcome, OverTheGrid(attempt, link, fresh_nonce))
             finish(study, run_dir, outcome)
@@ -134,6 +141,7 @@ def conduct_experiment(home: Home, database: Database, name: str, grid: Grid, *,
             experiments.update(database, name, state="waiting", detail=str(error))
         except ClinimetaError as error:  # trying again would end the same
             experiments.update(database, name, state="failed", detail=str(error))
+            failures.told(database, f"round-loop-{found.worker}", error, name)
             return
         except (OSError, SQLAlchemyError) as error:
             if not is_full(error):

@@ -1,6 +1,5 @@
 """How the coordinator and its experiments stand, in words and as plain values (for the operator)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from clinimeta.common.running import running
 from clinimeta.server import enrolment, experiments
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
+from clinimeta.server.telemetry import last_round
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,7 @@ def experiment_values(home: Home, database: Database, name: str) -> dict[str, An
     """
     found = experiments.as_shown(home, experiments.find(database, name))
     folder = home.experiments / name
-    rounds = folder / "metrics.jsonl"
-    last: dict[str, Any] = {}
-    if rounds.exists() and (written := rounds.read_text(encoding="utf-8").splitlines()):
-        last = json.loads(written[-1])
-    return {**asdict(found), "folder": str(folder), "last_round": last}
+    return {**asdict(found), "folder": str(folder), "last_round": last_round(home, name)}
 
 
 def experiment_lines(values: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from clinimeta.client import cli as client_cli
 from clinimeta.client import site_cli
 from clinimeta.common.errors import ClinimetaError, GateError, NumericalError, QuorumError, UserError
 from clinimeta.server import cli as server_cli
-from clinimeta.server import consortium_cli, experiments_cli
+from clinimeta.server import console_cli, consortium_cli, experiments_cli
 from clinimeta.server.cli_parts import HERE, HomeOption
 from clinimeta.simulations import privacy_cli
 
@@ -44,17 +44,13 @@ bench_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(client_cli.adapt)
-app.add_typer(studies_app, name="studies")
-app.add_typer(bench_app, name="bench")
-app.add_typer(privacy_cli.app, name="privacy")
-app.add_typer(server_cli.app, name="coordinator")
-app.add_typer(site_cli.app, name="site")
+OWN = {"studies": studies_app, "bench": bench_app, "privacy": privacy_cli.app}
+for name, group in (OWN | {"coordinator": server_cli.app, "site": site_cli.app}).items():
+    app.add_typer(group, name=name)
 app.add_typer(consortium_cli.app, name="consortium")
-app.command()(experiments_cli.stop)
-app.command()(experiments_cli.resume)
 app.command("list")(experiments_cli.list_experiments)
-app.command()(experiments_cli.show)
-app.command()(experiments_cli.export)
+for command in (experiments_cli.stop, experiments_cli.resume, experiments_cli.show, experiments_cli.export):
+    app.command()(command)
 
 
 class EngineName(StrEnum):
@@ -77,6 +73,12 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+def _study_texts() -> dict[str, str]:
+    from clinimeta.simulations import studies
+
+    return {name: studies.text_of(name) for name in studies.names()}
+
+
 @app.command("run")
 def run_study(
     study: Annotated[str, typer.Argument(help="A built-in study or a study file (TOML).")],
@@ -95,6 +97,9 @@ def run_study(
 
     name = experiments_cli.start(home, studies.find(study), site or ())
     typer.echo(name)
+
+
+app.add_typer(console_cli.app_over(_study_texts), name="console")
 
 
 @app.command()

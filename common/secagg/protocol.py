@@ -69,7 +69,8 @@ class Rounds:
 
     `terms(round, attempt)` must differ in nothing else between attempts. `model_digest(round)` is that of the
     model that went out with the round's masked requests; `finished` has been told of the round before by
-    then. `attempts` is how often a round is tried in all.
+    then. `attempts` is how often a round is tried in all. `failed(round, error)` hears of each attempt that
+    was given up.
     """
 
     numbers: Sequence[int]
@@ -77,6 +78,7 @@ class Rounds:
     model_digest: Callable[[int], bytes]
     finished: Callable[[int, Outcome], None]
     attempts: int = 3
+    failed: Callable[[int, AttemptError], None] = lambda _round, _error: None
 
 
 def many_rounds(
@@ -104,13 +106,14 @@ def many_rounds(
                 adverts = coordinator.advert_requests(coming, sites) if coming else {}
                 replies = yield _trip(coordinator.confirm_requests(summed), adverts)
                 if coming:
-                    opened = _collect_adverts(coming, roster, today(), sites, replies)
+                    opened = _collect_adverts(rounds, coming, roster, today(), sites, replies)
                 confirmed = coordinator.collect_confirms(summed, roster, _answers("confirm", replies))
                 shares = coordinator.shares_requests(opened) if opened else {}
                 replies = yield _trip(coordinator.unmask_requests(confirmed), shares)
                 rounds.finished(number, coordinator.unmask(confirmed, _answers("unmask", replies)))
-                shared = _collect_shares(opened, replies) if opened else None
+                shared = _collect_shares(rounds, opened, replies) if opened else None
             except AttemptError as error:
+                rounds.failed(number, error)
                 shared = None
                 attempt[number] += 1
                 if not error.may_retry or tried == rounds.attempts:
@@ -133,19 +136,21 @@ def _begin(
 
 
 def _collect_adverts(
-    terms: Terms, roster: Roster, today: date, sites: Sequence[str], replies: Replies
+    rounds: Rounds, terms: Terms, roster: Roster, today: date, sites: Sequence[str], replies: Replies
 ) -> Opened | None:
     """The next round's circle; None where too few are there, and the round will begin afresh."""
     try:
         return coordinator.collect_adverts(terms, roster, today, sites, _answers("advert", replies))
-    except AttemptError:
+    except AttemptError as error:
+        rounds.failed(terms.round, error)
         return None
 
 
-def _collect_shares(opened: Opened, replies: Replies) -> Shared | None:
+def _collect_shares(rounds: Rounds, opened: Opened, replies: Replies) -> Shared | None:
     try:
         return coordinator.collect_shares(opened, _answers("shares", replies))
-    except AttemptError:
+    except AttemptError as error:
+        rounds.failed(opened.circle.terms.round, error)
         return None
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from simulated import simulated
 
 from clinimeta.common.study import Study
 from clinimeta.common.tasks.table import Records
+from clinimeta.server import round_views, views
+from clinimeta.server.database import Database
+from clinimeta.server.failures import last_failure
 
 pytestmark = [
     pytest.mark.service,
@@ -35,6 +39,32 @@ def test_the_four_heart_disease_hospitals_give_the_same_model_as_the_simulation(
     assert federation.model_path(name).read_bytes() == expected
     assert experiment["submissions"] == 1
     assert [row["accepted"] for row in federation.rounds(name)] == [4] * experiment["rounds"]
+    chronicled(federation, name)
+
+
+def chronicled(federation: Federation, name: str) -> None:
+    """What a console reads of it afterwards: each round once, ended, and with all who answered."""
+    with Database.open(federation.hub.folder / "coordinator.sqlite").engine.connect() as connection:
+        lines = round_views.rounds_since(connection, name)
+        kept = [(row["round"], row["accepted"], row["metrics"]) for row in federation.rounds(name)]
+        assert [(line.round, line.accepted, line.metrics) for line in lines] == kept
+        assert all(line.ended and not line.why for line in lines)
+        for line in lines:
+            answers = round_views.timeline(connection, name, line.round).answers
+            assert {one.site for one in answers if one.phase == "received"} == set(federation.sites)
+        assert {one.state for one in views.federation(connection, datetime.now(UTC)).sites} == {"approved"}
+
+
+def test_hospitals_that_run_are_seen_to_be_there(federation: Federation) -> None:
+    with Database.open(federation.hub.folder / "coordinator.sqlite").engine.connect() as connection:
+
+        def present() -> int:
+            connection.rollback()  # a new look
+            return views.federation(connection, datetime.now(UTC)).present
+
+        until(lambda: present() == len(federation.sites), 60)
+        for line in views.federation(connection, datetime.now(UTC)).sites:
+            assert (line.rows_to or 0) > (line.rows_from or 0), "as they said when they were asked"
 
 
 def disturbed(
@@ -45,6 +75,7 @@ def disturbed(
     experiment = federation.finished(name)
     assert federation.model_path(name).read_bytes() == expected
     assert [row["round"] for row in federation.rounds(name)] == [*range(1, experiment["rounds"] + 1)]
+    chronicled(federation, name)
 
 
 def test_a_site_is_killed_while_idle(federation: Federation, study_text: str, expected: bytes) -> None:
@@ -102,6 +133,10 @@ def test_the_round_loop_is_killed_while(
         os.kill(pid, signal.SIGKILL)
 
     disturbed(federation, study_text, disturb, expected)
+    with Database.open(federation.hub.folder / "coordinator.sqlite").engine.connect() as connection:
+        found = last_failure(connection, "round-loop-0")
+    assert found is not None
+    assert "signal 9" in found.what
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,11 @@ def commands() -> dict[str, Command]:
 
 OPERATOR = (
     *("init", "up", "down", "status", "doctor", "invite", "approve", "revoke", "rotate", "list"),
-    *("certificate", "roster", "receipts"),
+    *("certificate", "roster", "receipts", "events", "invitations"),
 )
 HOSPITAL = (
     *("init", "enrol", "rotate", "check", "dry-run", "up", "down", "status", "budget", "approve"),
-    *("adapt", "report", "schema"),
+    *("adapt", "report", "schema", "console"),
 )
 
 
@@ -157,7 +157,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "bench secagg",
         "privacy",
         "privacy plan",
-        *("run", "stop", "resume", "list", "show", "export"),
+        *("run", "stop", "resume", "list", "show", "export", "console", "console link"),
         *("coordinator", "site", "site ledger", "consortium", "consortium init", "consortium sign"),
         *(f"coordinator {name}" for name in OPERATOR),
         *(f"site {name}" for name in HOSPITAL),

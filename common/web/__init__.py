@@ -1,0 +1,1 @@
+"""What every console shares: accounts and roles, sessions, pages with a JSON twin, plots."""
