@@ -22,6 +22,7 @@ KINDS = {
     "Masking": "keys and shares of a round of secure aggregation: nothing from the table",
     "Calibration": "how well adapted models fit, summed over patients",
     "Refusal": "a refusal, with its reason",
+    "Verdict": "what the policy would say to a study, before it starts",
 }
 
 

@@ -17,6 +17,7 @@ from clinimeta.client.hospital import Hospital, open_hospital
 from clinimeta.client.roster import refresh
 from clinimeta.client.rotation import settle
 from clinimeta.client.runner import answer_tasks
+from clinimeta.client.verdicts import Verdicts
 from clinimeta.common.enrolment import Facts
 from clinimeta.common.errors import LedgerFileError, UserError
 from clinimeta.common.flower_tasks import Desk
@@ -61,6 +62,7 @@ class Asking(threading.Thread):
         super().__init__(daemon=True)
         self._home, self._hospital, self._again = home, hospital, again
         self._ended, self._wait_s = threading.Event(), UNWELL_S
+        self._verdicts = Verdicts(home)
         self._soon, self._tells = threading.Event(), home.settings().coordinator.tell
         self.approved, self.why = False, "the coordinator was not asked yet"
 
@@ -94,6 +96,11 @@ class Asking(threading.Thread):
             log.error("the coordinator's receipt does not fit the ledger", record=found.receipt[0].number)
         if refresh(self._home):
             self._again.set()
+        if self._tells:
+            try:
+                self._verdicts.answer(hospital, found.proposals)
+            except LedgerFileError as error:
+                log.error("nothing is said of a plan: the ledger cannot be written", found=error.found)
 
 
 class Answering:

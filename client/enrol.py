@@ -6,13 +6,13 @@ import ssl
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Any
 
 import httpx
 
 from clinimeta.client.config import Home
 from clinimeta.client.keys import identity, node_key, public_pem
-from clinimeta.common.enrolment import Facts, Said, Wanted, prove
+from clinimeta.common.enrolment import Facts, Said, Saying, Verdict, Wanted, prove
 from clinimeta.common.errors import UserError
 from clinimeta.common.files import write_atomically
 from clinimeta.common.receipts import Checkpoint
@@ -82,7 +82,7 @@ def enrol(home: Home, token: str, new: Home | None = None) -> tuple[Enrolment, s
         "node_proof": proofs[0].hex(),
         "identity_proof": proofs[1].hex(),
     }
-    found = _post(home, address, "enrol", body)
+    found = _post(home, address, "enrol", body).json()
     enrolment = Enrolment(found["site"], found["name"], found["identity"])
     write_atomically(home.enrolment, json.dumps(asdict(enrolment), indent=1).encode())
     return enrolment, found["state"]
@@ -90,11 +90,15 @@ def enrol(home: Home, token: str, new: Home | None = None) -> tuple[Enrolment, s
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the hospital stands: waiting, approved or revoked; its clock; the last receipt."""
+    """How the hospital stands: waiting, approved or revoked; its clock; the last receipt.
+
+    `proposals` are digests of plans that hospitals are asked about.
+    """
 
     state: str
     ahead_s: float
     receipt: tuple[Checkpoint, bytes] | None
+    proposals: tuple[str, ...] = ()
 
 
 def standing(home: Home, facts: Facts | None = None) -> Standing:
@@ -109,7 +113,8 @@ def standing(home: Home, facts: Facts | None = None) -> Standing:
     if "receipt" in found:
         made = Checkpoint.from_bytes(bytes.fromhex(found["checkpoint"]))
         receipt = made, bytes.fromhex(found["receipt"])
-    return Standing(found["state"], (datetime.now(UTC) - theirs).total_seconds(), receipt)
+    ahead = (datetime.now(UTC) - theirs).total_seconds()
+    return Standing(found["state"], ahead, receipt, tuple(found.get("proposals", ())))
 
 
 def started(home: Home) -> None:
@@ -119,6 +124,24 @@ def started(home: Home) -> None:
         UserError: the coordinator cannot be reached, or does not know the hospital's key.
     """
     _say(home, "started")
+
+
+def proposed(home: Home, plan: str) -> bytes:
+    """The plan of this digest, as the coordinator has it, unchecked.
+
+    Raises:
+        UserError: the coordinator cannot be reached, or does not ask about it.
+    """
+    return _ask(home, "proposal", plan).content
+
+
+def tell_verdict(home: Home, verdict: Verdict) -> None:
+    """Say what this hospital would answer to a plan.
+
+    Raises:
+        UserError: the coordinator cannot be reached, or does not ask about it.
+    """
+    _ask(home, "verdict", verdict.model_dump_json())
 
 
 def fetch_roster(home: Home) -> bytes | None:
@@ -133,7 +156,12 @@ def fetch_roster(home: Home) -> bytes | None:
     return reply.content if reply.status_code == 200 else None
 
 
-def _say(home: Home, what: Literal["status", "started"], facts: str = "") -> dict[str, str]:
+def _say(home: Home, what: Saying, facts: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = _ask(home, what, facts).json()
+    return found
+
+
+def _ask(home: Home, what: Saying, facts: str = "") -> httpx.Response:
     own = identity(home, "")
     said = Said(what, own.public, datetime.now(UTC).isoformat(), facts)
     body = {"identity_key": own.public.hex(), "at": said.at, "proof": own.sign(said.message).hex()}
@@ -142,12 +170,11 @@ def _say(home: Home, what: Literal["status", "started"], facts: str = "") -> dic
     return _post(home, home.settings().coordinator.address, what, body)
 
 
-def _post(home: Home, address: str, what: str, body: dict[str, str]) -> dict[str, str]:
+def _post(home: Home, address: str, what: str, body: dict[str, str]) -> httpx.Response:
     with _reaching(address), httpx.Client(verify=_context(home), timeout=TIMEOUT_S) as client:
         reply = client.post(f"https://{address}/v1/enrolment/{what}", json=body)
     if reply.status_code == 200:
-        found: dict[str, str] = reply.json()
-        return found
+        return reply
     try:
         text = str(reply.json()["error"])
     except (ValueError, KeyError, TypeError):

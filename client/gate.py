@@ -19,7 +19,7 @@ from clinimeta.common.flower_records import PROOF, to_flower
 from clinimeta.common.metrics import Mean
 from clinimeta.common.params import norm
 from clinimeta.common.plan import Plan
-from clinimeta.common.receipts import CHECKPOINT_BYTES
+from clinimeta.common.receipts import CHECKPOINT_BYTES, Checkpoint
 from clinimeta.common.records import MaskingOrder, Order, Refusal, Reply
 from clinimeta.common.secagg.identity import Identity
 
@@ -63,6 +63,31 @@ class Gate:
         )
         proof["checkpoint"] = made.to_bytes()
         return leaving
+
+    def note(self, kind: str, plan: Plan | None, numbers: Mapping[str, Any], size: int) -> Checkpoint:
+        """Write down what leaves by another way than Flower's, before it does; the ledger's checkpoint.
+
+        Raises:
+            LedgerFileError: it could not be written down.
+        """
+        return self.ledger.append(
+            Entry(
+                at=self.clock().isoformat(),
+                kind=kind,
+                to=self.to,
+                outcome=SENT,
+                run="",
+                round=None,
+                study="" if plan is None else plan.study,
+                arm="" if plan is None else plan.arm,
+                plan="" if plan is None else plan.digest,
+                policy=self.policy(),
+                tensors=(),
+                numbers=dict(numbers),
+                cost=None,
+                bytes=size,
+            )
+        )
 
     def _cost(self, plan: Plan | None) -> Cost | None:
         """None also where the coordinator is trusted to add the noise: then nothing is spent here."""

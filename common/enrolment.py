@@ -32,14 +32,18 @@ class Wanted:
         return _ENROL + b"".join(hashlib.sha256(part).digest() for part in parts)
 
 
+Saying = Literal["status", "started", "proposal", "verdict"]
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What a known hospital says: `status` asks how it stands, `started` tells of its SuperNode's start.
 
-    `at` is its clock (ISO 8601, UTC). `facts` is what it tells of itself (`Facts`, as JSON), or empty.
+    `proposal` asks for a plan, `verdict` says what would be answered to one. `at` is its clock (ISO 8601,
+    UTC). `facts` goes with it: `Facts` as JSON or nothing, a plan's digest, a `Verdict` as JSON.
     """
 
-    what: Literal["status", "started"]
+    what: Saying
     identity_key: bytes
     at: str
     facts: str = ""
@@ -62,6 +66,19 @@ class Facts(BaseModel):
     software: Annotated[str, StringConstraints(max_length=200)]
     policy: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     budget_left: Annotated[float, Field(ge=0)]
+
+
+class Verdict(BaseModel):
+    """What a hospital's policy would say to a plan: codes of refusals, none where it would answer.
+
+    `checkpoint` is of the ledger's record that says so, hexadecimal.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plan: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    codes: Annotated[tuple[Annotated[str, StringConstraints(max_length=60)], ...], Field(max_length=40)]
+    checkpoint: Annotated[str, StringConstraints(pattern="^[0-9a-f]+$", max_length=400)]
 
 
 def prove(wanted: Wanted, node: ec.EllipticCurvePrivateKey, identity: Identity) -> tuple[bytes, bytes]:

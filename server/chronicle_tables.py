@@ -111,6 +111,27 @@ sightings = sa.Table(
 )
 """One row an interval through which a hospital was there and said the same of itself."""
 
+proposals = sa.Table(
+    "proposals",
+    metadata,
+    sa.Column("plan", sa.String(64), primary_key=True),  # its digest
+    sa.Column("study", sa.String(200), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("made_at", sa.String(40), nullable=False),
+    sa.Index("proposals_by_time", "made_at"),
+)
+"""One row a plan that hospitals are asked about before a run."""
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("plan", sa.String(64), primary_key=True),
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("codes", sa.Text, nullable=False),  # JSON list of refusals; empty: it would answer
+)
+"""One row for what a hospital last said of a plan."""
+
 failures = sa.Table(
     "failures",
     metadata,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,15 +10,16 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from clinimeta.common.enrolment import Facts as Told
-from clinimeta.common.enrolment import Said, Wanted, is_said, proves
-from clinimeta.common.errors import UserError
+from clinimeta.common.enrolment import Said, Saying, Verdict, Wanted, is_said, proves
+from clinimeta.common.errors import RecordError, UserError
 from clinimeta.common.private_files import read_secret
+from clinimeta.common.receipts import Checkpoint
 from clinimeta.common.secagg.identity import Identity
-from clinimeta.server import enrolment
+from clinimeta.server import enrolment, proposals
 from clinimeta.server.config import Home
 from clinimeta.server.database import Database
 from clinimeta.server.sightings import Facts, Lookout
-from clinimeta.server.witness import newest
+from clinimeta.server.witness import newest, witness
 
 _NOBODY = (
     "no hospital has this key, or it did not sign this, or not just now (clocks at most 5 minutes apart)"
@@ -100,7 +101,7 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
 
     last_start: dict[str, str] = {}
 
-    def said_by(what: Literal["status", "started"], body: SaidBody) -> enrolment.Site | None:
+    def said_by(what: Saying, body: SaidBody) -> enrolment.Site | None:
         """Who says so; None where it is nobody that is known, or not said just now."""
         try:
             said = Said(what, bytes.fromhex(body.identity_key), body.at, body.facts)
@@ -118,10 +119,38 @@ def enrolment_app(home: Home, deactivate: Callable[[int], object]) -> FastAPI:
         lookout.saw(site.name, _facts(site.state, body.facts))
         registered = site.state != "approved" or site.node_id is not None
         state = site.state if registered else "waiting"
-        found = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}
+        found: dict[str, Any] = {"site": site.name, "state": state, "time": enrolment.now().isoformat()}
+        if site.state == "approved":
+            found["proposals"] = proposals.open_proposals(database, enrolment.now())
         if (receipt := newest(database, site.name, site.keys.identity)) is not None:
             found |= {"checkpoint": receipt[0].to_bytes().hex(), "receipt": receipt[1].hex()}
         return JSONResponse(found)
+
+    @app.post("/v1/enrolment/proposal")
+    def proposal(body: SaidBody) -> Response:
+        site = said_by("proposal", body)
+        if site is None or site.state != "approved":
+            return _error(_NOBODY, 403)
+        content = proposals.content_of(database, body.facts)
+        return _error("nobody asked about this plan", 404) if content is None else Response(content)
+
+    @app.post("/v1/enrolment/verdict")
+    def verdict(body: SaidBody) -> JSONResponse:
+        site = said_by("verdict", body)
+        if site is None or site.state != "approved":
+            return _error(_NOBODY, 403)
+        try:
+            told = Verdict.model_validate_json(body.facts)
+            made = Checkpoint.from_bytes(bytes.fromhex(told.checkpoint))
+            if not made.is_of(site.keys.identity):
+                return _error("the checkpoint is not signed by this hospital", 422)
+            proposals.hear(database, site.name, told.plan, told.codes, enrolment.now())
+        except (ValueError, RecordError):
+            return _error("the request cannot be read", 422)
+        except UserError as error:
+            return _error(error.what, 404)
+        witness(database, own, site.name, site.keys.identity, made)
+        return JSONResponse({})
 
     @app.post("/v1/enrolment/started")
     def started(body: SaidBody) -> JSONResponse:

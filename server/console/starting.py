@@ -12,7 +12,7 @@ from clinimeta.common.errors import UserError
 from clinimeta.common.study import Study, read_study
 from clinimeta.common.web.roles import May, Who
 from clinimeta.common.web.shell import Action, Change, Done, Screen
-from clinimeta.server import enrolment, experiments, views
+from clinimeta.server import enrolment, experiments, proposals, views
 from clinimeta.server.console.base import Console, by
 
 UPLOADED = "(uploaded)"
@@ -51,15 +51,33 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a hospital says of the plan; `state`: would answer, would refuse, or not heard."""
+
+    site: str
+    state: str
+    reasons: tuple[str, ...]
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
-    """What can be chosen, and the study that was."""
+    """What can be chosen, and the study that was; `asked`: hospitals are asked about its plan."""
 
     studies: tuple[str, ...]
     sites: tuple[Offered, ...]
     chosen: str
     text: str
     planned: Planned | None
+    asked: bool
+    opinions: tuple[Opinion, ...]
     error: str
+
+
+class Asking(Change):
+    """A study (its TOML) whose plan hospitals are asked about."""
+
+    study: Annotated[str, MinLen(1), Field(max_length=1 << 18)]
 
 
 class Starting(Change):
@@ -85,15 +103,33 @@ def new_run_screen(console: Console, _who: Who, study: str = "") -> NewRun:
         Offered(one.name, one.present, one.rows_from, one.rows_to) for one in lines if one.state == "approved"
     )
     if not study:
-        return NewRun(tuple(known), sites, "", "", None, "")
+        return NewRun(tuple(known), sites, "", "", None, False, (), "")
     if study not in known:
         raise UserError("there is no such study", found=repr(study), remedy="choose one of the list")
     text = known[study]
     try:
         planned, error = planned_as(read_study(text, study), [one.site for one in sites]), ""
     except UserError as found:
-        planned, error = None, f"{found.what} ({found.where})"
-    return NewRun(tuple(known), sites, study, text, planned, error)
+        error = f"{found.what} ({found.where})"
+        return NewRun(tuple(known), sites, study, text, None, False, (), error)
+    asked = planned.plan in proposals.open_proposals(console.database, enrolment.now())
+    with console.database.engine.connect() as connection:
+        said = proposals.verdicts_on(connection, planned.plan) if asked else {}
+    opinions = tuple(_opinion(one.site, said.get(one.site)) for one in sites) if asked else ()
+    return NewRun(tuple(known), sites, study, text, planned, asked, opinions, error)
+
+
+def ask_hospitals(console: Console, who: Who, body: Asking) -> Done:
+    """Ask all hospitals what their policies would say to a study; they hear of it within seconds."""
+    study = read_study(body.study, "the study")
+    proposals.propose(console.database, study.plan(study.trained, study.seeds[0]), by(who, body))
+    return Done(f"the hospitals are asked about {study.name}")
+
+
+def _opinion(site: str, said: proposals.Verdict | None) -> Opinion:
+    if said is None:
+        return Opinion(site, "not heard", (), "")
+    return Opinion(site, "would refuse" if said.reasons else "would answer", said.reasons, said.at)
 
 
 def keep_study(console: Console, who: Who, body: Keeping) -> Done:
@@ -171,5 +207,6 @@ def planned_as(study: Study, approved: Sequence[str]) -> Planned:
 SCREENS = (Screen("/new", May.STUDY, "New run", new_run_screen, "new_run.html", nav=True),)
 ACTIONS = (
     Action("/new/start", May.STUDY, "Start a run", Starting, start_run, "/runs"),
+    Action("/new/ask", May.STUDY, "Ask the hospitals", Asking, ask_hospitals, "/new"),
     Action("/new/study", May.STUDY, "Keep a study", Keeping, keep_study, "/new"),
 )

@@ -134,6 +134,9 @@ def test_every_action_is_written_down_with_who_role_and_reason(empty: Watched) -
     study = (empty.console.studies["heart-disease"]).replace('name = "heart-disease"', 'name = "mine"', 1)
     act("/new/study", study=study)
     assert ">mine</option>" in browser.get("/new").text
+    act("/new/ask", study=study)
+    asked = browser.get(f"{API}/new?study=mine").json()
+    assert (asked["asked"], asked["opinions"]) == (True, [])
     acted = {one.path.format(site="Ulm", name="rosa", run="r") for one in ACTIONS}
     assert acted - {"/new/start", "/runs/r/stop", "/runs/r/resume"} == {
         *(
@@ -142,6 +145,7 @@ def test_every_action_is_written_down_with_who_role_and_reason(empty: Watched) -
         ),
         *(f"/accounts/{one}" for one in ("link", "rosa/role", "rosa/disable", "rosa/enable", "rosa/reset")),
         "/new/study",
+        "/new/ask",
     }
     assert "sound" in browser.get("/audit/verified").text
     assert browser.get(f"{API}/audit?search=rosa").json()["events"]
