@@ -48,6 +48,7 @@ from clinimeta.server.aggregation import Limits, aggregate
 from clinimeta.server.cohort import sample_cohort
 from clinimeta.server.store import RunDir
 from clinimeta.server.training import TrainingState, begin, step
+from clinimeta.simulations.datasets.omniglot import Omniglot
 
 SIDE = 28
 RATE = 1e-3
@@ -124,17 +125,11 @@ class Characters:
 
 def read(data: Path) -> tuple[Characters, Characters]:
     """Characters to train on, a pool for each alphabet and one of "all"; and those to judge on."""
-    with (data / "omniglot" / "classes.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    ink = torch.from_numpy(np.load(data / "omniglot" / "omniglot_28.npz")["ink"])
-    alphabets: dict[str, list[int]] = {}
-    for row in rows:
-        if row["vinyals_split"] != "test":
-            alphabets.setdefault(row["alphabet"], []).append(int(row["class_id"]))
-    offset = min(int(row["class_id"]) for row in rows)
-    pools = {name: tuple(c - offset for c in members) for name, members in sorted(alphabets.items())}
+    every = Omniglot().characters(data)
+    ink, test = torch.from_numpy(every.ink), every.members(vinyals="test")
+    trained = {name: set(every.members(name)) - set(test) for name in sorted(set(every.alphabet))}
+    pools = {name: tuple(sorted(members)) for name, members in trained.items() if members}
     everyone = tuple(c for members in pools.values() for c in members)
-    test = tuple(int(row["class_id"]) - offset for row in rows if row["vinyals_split"] == "test")
     return Characters(ink, pools | {"all": everyone}), Characters(ink, {"all": test})
 
 
